@@ -1,0 +1,69 @@
+"""Time: the clock a run is measured by, and durations as people write them."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from loomc_runner.errors import SpecError
+
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d)\s*)+")
+PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+class Clock(Protocol):
+    """Where a run reads the time; tests hand in one they can move."""
+
+    def now(self) -> datetime:
+        """The date and time, in UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds from some fixed instant; never goes back."""
+        ...
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        """The date and time, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds from some fixed instant; never goes back."""
+        return time.monotonic()
+
+
+def parse_duration(value: str | float | timedelta) -> float:
+    """Seconds of a duration: `"90s"`, `"10m"`, `"1h30m"`, `"500ms"`, a timedelta or a number of seconds.
+
+    Raises:
+        SpecError: For anything else, and for a duration that is not more than zero.
+    """
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, str) and DURATION.fullmatch(value.strip()):
+        seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(value))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    else:
+        raise SpecError(f'not a duration: {value!r}; write "90s", "10m", "1h30m" or a timedelta')
+    if not 0 < seconds < float("inf"):
+        raise SpecError(f"a duration must be more than zero and finite, not {value!r}")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as a person reads them: `0.4s`, `12s`, `3m05s`, `1h20m`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

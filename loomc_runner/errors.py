@@ -1,0 +1,122 @@
+"""Every error a user can meet, under one root."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class LoomcError(Exception):
+    """Something went wrong in loomc_runner.
+
+    Attributes:
+        run_id: The run it happened in, or None when there was none yet.
+        state: The state the run had reached, decoded as the loop's own type.
+        best_state: The state with the best score so far, or None when nothing was scored.
+    """
+
+    run_id: str | None = None
+    state: Any = None
+    best_state: Any = None
+
+
+class SpecError(LoomcError, ValueError):
+    """An option of `@loop`, `Budget` or another declaration has a value that cannot work."""
+
+
+class StateError(LoomcError, TypeError):
+    """A state cannot be stored and read back as it was."""
+
+
+class StepError(LoomcError, TypeError):
+    """A step returned something that is not the next state."""
+
+
+class ScoreError(LoomcError, ValueError):
+    """A scorer gave something that is not a finite number."""
+
+
+class CostError(LoomcError, ValueError):
+    """A cost is not a finite number of dollars, zero or more; or a strict budget saw none recorded."""
+
+
+class NotInStep(LoomcError, RuntimeError):
+    """`spend` was called where no step is running, so nobody would have paid for it.
+
+    A new thread starts without the step's context; start it with
+    `contextvars.copy_context().run(fn, ...)`.
+    """
+
+
+class BudgetExhausted(LoomcError):
+    """A limit of the budget is reached; `resume` with a higher one goes on.
+
+    Attributes:
+        limit: `usd`, `tokens`, `iterations` or `wall_clock`.
+        used: What was used, in dollars, tokens, iterations or seconds.
+        max_val: The limit, in the same unit.
+    """
+
+    def __init__(self, limit: str, used: float, max_val: float, *, run_id: str | None = None, note: str = "") -> None:
+        self.limit = limit
+        self.used = used
+        self.max_val = max_val
+        self.run_id = run_id
+        self.note = note
+        super().__init__(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """The limit in words, as it stands in a run's stop reason."""
+        unit = {"wall_clock": ".1f", "usd": ".2f"}.get(self.limit, "g")
+        used, limit = format(self.used, unit), format(self.max_val, unit)
+        if used == limit and self.used != self.max_val:  # a crossing too small for two decimals
+            used, limit = f"{self.used:.9g}", f"{self.max_val:.9g}"
+        return f"{self.limit} {used} of {limit}{self.note}"
+
+    def __str__(self) -> str:
+        where = f" in run {self.run_id}" if self.run_id else ""
+        return f"budget exhausted{where}: {self.reason}"
+
+
+class StallError(LoomcError):
+    """The score has not improved for `iterations` steps."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+        super().__init__(f"no better score for {iterations} steps")
+
+
+class NotResumable(LoomcError):
+    """The run was ended on purpose or stalled, and goes on only with `force=True`."""
+
+
+class RunMismatch(LoomcError):
+    """The run exists, but belongs to another function or another initial state."""
+
+
+class RunNotFound(LoomcError, LookupError):
+    """There is no such run, step or database."""
+
+
+class RunLocked(LoomcError):
+    """Another process or thread is working on the run."""
+
+
+class RunLost(LoomcError):
+    """The run was taken over by another process; nothing more can be committed to it from here."""
+
+
+class LoopNotFound(LoomcError, ImportError):
+    """The function a run belongs to cannot be imported."""
+
+
+class StoreError(LoomcError):
+    """The database cannot be used: not ours, too new, read-only, or full."""
+
+
+class StoreBusy(StoreError):
+    """The database is locked by another writer; the call may be made again."""
+
+
+class LoomcWarning(UserWarning):
+    """Something is likely not what was meant, such as a dollar budget for which no cost is recorded."""

@@ -1,0 +1,331 @@
+"""How a run begins, goes on and branches off: everything before its first step here, and its result at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from loomc_runner.budget import SAFETY_CAP, Budget, Ledger
+from loomc_runner.context import current_scope
+from loomc_runner.driver import Cursor, Verdict, end, exhausted
+from loomc_runner.errors import BudgetExhausted, NotResumable, RunMismatch, RunNotFound, SpecError, StateError
+from loomc_runner.history import History
+from loomc_runner.records import INITIAL, NANO, Claim, Run, RunResult, RunStatus, StepRecord, Transition
+from loomc_runner.spec import LoopSpec
+from loomc_runner.state import Codec, state_codec, type_name, type_named
+from loomc_runner.step import result_codec
+from loomc_runner.store import Resumption, Store, block, open_store, patiently
+
+S = TypeVar("S")
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+NEEDS_FORCE = {RunStatus.STALLED, RunStatus.CANCELLED}
+
+
+def new_run_id() -> str:
+    """A fresh id: 12 hexadecimal digits."""
+    return uuid.uuid4().hex[:12]
+
+
+def store_of(spec: LoopSpec[Any]) -> Store:
+    """Where a run of this loop is kept: a loop called inside a step shares the store of the enclosing run."""
+    scope = current_scope()
+    return open_store(spec.checkpoint) if scope is None else scope.store
+
+
+async def begin(spec: LoopSpec[S], state: S, run_id: str) -> Cursor[S]:
+    """Start a new run: its initial state is stored before its first step."""
+    if not RUN_ID.fullmatch(run_id):
+        raise SpecError(f"run_id={run_id!r}: give letters, digits, dots, dashes and underscores, 128 at most")
+    codec, scope, store, at = state_codec(spec.annotations[0], state), current_scope(), store_of(spec), spec.clock.now()
+    text = codec.encode_checked(state)
+    ledger = Ledger(run_id, spec.budget, spec.clock, scope.account if scope else None)
+    refused = None
+    try:
+        account = ledger.open_step()
+    except BudgetExhausted as error:
+        account, refused = None, error
+    run = Run(
+        id=run_id,
+        loop=spec.name,
+        source=spec.source,
+        spec_hash=spec.spec_hash,
+        code_hash=spec.code_hash,
+        state_type=None if spec.annotations[0] is not None else type_name(state),
+        created_at=at,
+        updated_at=at,
+        parent_run_id=scope.lease.run_id if scope else None,
+        parent_step=scope.step_n if scope else None,
+        in_flight=None if account is None else 0,
+        reserved_nano=0 if account is None else account.reserved,
+        budget=None if spec.budget is None else spec.budget.to_json(),
+        tags=spec.tags,
+    )
+    try:
+        lease = await patiently(_sleep(spec), store.create_run, run, text)
+    except BaseException:
+        if account is not None:
+            account.settle()
+        raise
+    history = History(store, run_id, codec, 0)
+    cursor = Cursor(spec, store, lease, ledger, codec, history, _sleep(spec), state, INITIAL, account)
+    if refused is not None:
+        await end(cursor, exhausted(run_id, refused))
+    return cursor
+
+
+async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force: bool) -> Cursor[S]:
+    """Take an existing run over and put it where its next step starts."""
+    store = store_of(spec)
+    run = store.get_run(run_id)
+    check_owner(spec, run)
+    check_status(run, force=force)
+    kept = _agreed_budget(spec, store, run, budget)
+    notes = ("the code of the loop has changed",) if run.code_hash not in {None, spec.code_hash} else ()
+    resumption = Resumption(
+        spec.clock.now(),
+        spec.name,
+        spec.source,
+        spec.spec_hash,
+        spec.code_hash,
+        kept.to_json() if kept else None,
+        notes,
+    )
+    claim = await patiently(_sleep(spec), store.claim, run_id, resumption)
+    try:
+        check_status(claim.run, force=force)  # it may have ended between the look and the claim
+        cursor = _place(spec, store, claim, kept)
+    except BaseException as error:
+        status = RunStatus.PAUSED if claim.run.status is RunStatus.INTERRUPTED else claim.run.status
+        reason = claim.run.stop_reason or f"paused: {error}"
+        change = Transition(spec.clock.now(), status=status, stop_reason=reason)
+        await patiently(_sleep(spec), store.commit, claim.lease, change)
+        raise
+    await _start(cursor)
+    return cursor
+
+
+def _place(spec: LoopSpec[S], store: Store, claim: Claim, budget: Budget | None) -> Cursor[S]:
+    run, scope = claim.run, current_scope()
+    codec: Codec[S] = Codec(stored_type(spec, run))
+    ledger = Ledger(run.id, budget, spec.clock, scope.account if scope else None)
+    ledger.restore(
+        spent=claim.subtree_nano,
+        tokens=claim.subtree_tokens,
+        steps=run.steps,
+        dearest=run.dearest_nano,
+        worked=run.worked,
+    )
+    history = History(store, run.id, codec, run.steps)
+    parent_n = _next_parent(spec, history)
+    state = history.state(parent_n)
+    cursor = Cursor(spec, store, claim.lease, ledger, codec, history, _sleep(spec), state, parent_n)
+    cursor.notes, cursor.worked = run.notes, ledger.worked
+    return cursor
+
+
+async def _start(cursor: Cursor[Any]) -> None:
+    """Reserve the next step of a resumed run and say so in the store, or end the run again."""
+    run_id = cursor.lease.run_id
+    try:
+        cursor.account = cursor.ledger.open_step()
+    except BudgetExhausted as error:
+        await end(cursor, exhausted(run_id, error))
+        return
+    change = Transition(cursor.spec.clock.now(), in_flight=cursor.step_n, reserved_nano=cursor.account.reserved)
+    await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+
+
+def _next_parent(spec: LoopSpec[Any], history: History[Any]) -> int:
+    """The step to go on from: as was decided after the newest one, else as is decided now by the same rule."""
+    if not len(history):
+        return INITIAL
+    newest = history[-1]
+    if newest.decision and newest.decision.startswith("restore "):
+        return int(newest.decision.removeprefix("restore "))
+    for strategy in spec.strategies:
+        if (target := strategy(history)) is not None:
+            return target
+    return newest.step_n
+
+
+def fork(spec: LoopSpec[Any] | None, store: Store, run_id: str, step: int, update: Mapping[str, Any] | None) -> str:
+    """Make a new run, paused, whose initial state is that of a step of another; its id is returned.
+
+    Without a spec (from the terminal) the new state is taken as it is; with one it is checked against its type.
+    """
+    origin = store.get_run(run_id)
+    if isinstance(step, bool) or not isinstance(step, int) or not INITIAL <= step < max(origin.steps, 1):
+        raise RunNotFound(f"run {run_id} has no step {step!r}; loomc show {run_id} lists them (-1: initial state)")
+    text = store.state(run_id, step)
+    if update is not None:
+        text = _updated(text, update)
+    if spec is not None:
+        check_owner(spec, origin)
+        codec: Codec[Any] = Codec(stored_type(spec, origin))
+        text = codec.encode_checked(codec.decode(text))
+    return _insert_fork(store, origin, step, text, spec)
+
+
+def _insert_fork(store: Store, origin: Run, step: int, text: str, spec: LoopSpec[Any] | None) -> str:
+    from loomc_runner.clock import SystemClock
+
+    at = (spec.clock if spec else SystemClock()).now()
+    run = Run(
+        id=new_run_id(),
+        loop=origin.loop,
+        source=origin.source,
+        spec_hash=origin.spec_hash,
+        code_hash=origin.code_hash,
+        state_type=origin.state_type,
+        created_at=at,
+        updated_at=at,
+        forked_from=f"{origin.id}:{step}",
+        budget=origin.budget,
+        tags=origin.tags,
+    )
+    lease = store.create_run(run, text)
+    reason = f"paused: forked from step {step} of {origin.id}, not begun"
+    store.commit(lease, Transition(at, status=RunStatus.PAUSED, stop_reason=reason))
+    return run.id
+
+
+def _updated(text: str, update: Mapping[str, Any]) -> str:
+    from pydantic_core import to_jsonable_python
+
+    state = json.loads(text)
+    if not isinstance(state, dict):
+        raise StateError(f"update={dict(update)!r}: the state is {state!r}, which has no fields to update")
+    if unknown := set(update) - set(state):
+        raise StateError(f"update names {', '.join(sorted(unknown))}, but the state has {', '.join(state)}")
+    return json.dumps({**state, **to_jsonable_python(dict(update))}, ensure_ascii=False, allow_nan=False)
+
+
+def check_owner(spec: LoopSpec[Any], run: Run) -> None:
+    """Raise `RunMismatch` unless the run belongs to this loop."""
+    if not spec.owns(run):
+        theirs = run.loop or f"a function of loomc 0.3.0 with the hash {run.spec_hash}"
+        raise RunMismatch(f"run {run.id} belongs to {theirs}, not to {spec.name}; resume it with its own loop")
+
+
+def check_status(run: Run, *, force: bool) -> None:
+    """Raise `NotResumable` for a run that was ended on purpose, or stalled, unless forced."""
+    if run.status in NEEDS_FORCE and not force:
+        again = f'resume("{run.id}", force=True), or loomc resume {run.id} --force'
+        raise NotResumable(f"run {run.id} is {run.status} ({run.stop_reason}); to go on all the same: {again}")
+
+
+def check_initial(spec: LoopSpec[S], store: Store, run: Run, state: S) -> None:
+    """Raise `RunMismatch` when a run that exists began with another state."""
+    codec = state_codec(spec.annotations[0], state)
+    if json.loads(store.state(run.id, INITIAL)) != json.loads(codec.encode(state)):
+        raise RunMismatch(
+            f"run {run.id} exists and began with another state; "
+            f'resume("{run.id}") goes on with it, another run_id begins anew'
+        )
+
+
+def stored_type(spec: LoopSpec[Any], run: Run) -> Any:
+    """The type of a stored run's state: the declared one, else the one that the run names."""
+    declared = spec.annotations[0]
+    return type_named(run.state_type) if declared is None else declared
+
+
+def _agreed_budget(spec: LoopSpec[Any], store: Store, run: Run, newer: Budget | None) -> Budget | None:
+    """What holds from now on: the stored budget with the limits named anew, none of them below what is used."""
+    if newer is not None and not isinstance(newer, Budget):
+        raise SpecError(f"budget={newer!r}: give a Budget, such as Budget(usd=3.00)")
+    stored = spec.budget if run.loop is None else None if run.budget is None else Budget(**run.budget)
+    if newer is None:
+        return stored
+    spent, tokens = store.subtree(run.id)
+    used = {"usd": spent / NANO, "tokens": tokens, "iterations": run.steps, "wall_clock": run.worked}
+    named = {"usd": newer.usd, "tokens": newer.tokens, "iterations": newer.iterations}
+    for name, limit in {**named, "wall_clock": newer.wall_clock_seconds}.items():
+        if limit is not None and limit < used[name]:
+            raise SpecError(f"Budget({name}={getattr(newer, name)!r}): run {run.id} has used {used[name]:g} already")
+    return (SAFETY_CAP if stored is None else stored).replaced_by(newer)
+
+
+def result_of(cursor: Cursor[S]) -> RunResult[S]:
+    """How a run stands that was driven here."""
+    verdict = cursor.verdict or Verdict()
+    ledger = cursor.ledger
+    newest: StepRecord[S] | None = cursor.history[-1] if len(cursor.history) else None
+    return _result(
+        cursor.spec,
+        cursor.store.get_run(cursor.lease.run_id),
+        best=_best(cursor, newest),
+        newest=lambda: cursor.state,
+        spent=(ledger.spent, ledger.tokens),
+        elapsed=ledger.elapsed,
+        verdict=verdict,
+    )
+
+
+def stored_result(spec: LoopSpec[S], store: Store, run: Run) -> RunResult[S]:
+    """How a run stands that nothing is executed for."""
+    codec: Codec[S] = Codec(stored_type(spec, run))
+    history = History(store, run.id, codec, run.steps)
+    best = history[run.best_step] if run.best_step is not None else None
+    return _result(
+        spec,
+        run,
+        best=None if best is None else (best.step_n, best.score, best.state),
+        newest=lambda: history.state(run.steps - 1),
+        spent=store.subtree(run.id),
+        elapsed=run.worked,
+        verdict=Verdict(run.status, run.stop_reason),
+    )
+
+
+def _best(cursor: Cursor[S], newest: StepRecord[S] | None) -> tuple[int, float | None, S] | None:
+    if newest is None or newest.best_n is None:
+        return None
+    at_hand = newest.best_n == cursor.parent_n
+    state = cursor.state if at_hand else cursor.history.state(newest.best_n)
+    return newest.best_n, cursor.history[newest.best_n].score, state
+
+
+def _result(
+    spec: LoopSpec[S],
+    run: Run,
+    *,
+    best: tuple[int, float | None, S] | None,
+    newest: Callable[[], S],
+    spent: tuple[int, int],
+    elapsed: float,
+    verdict: Verdict,
+) -> RunResult[S]:
+    best_step, best_score, best_state = best or (None, None, None)
+    return RunResult(
+        run_id=run.id,
+        status=verdict.status,
+        stop_reason=verdict.reason,
+        state=best_state if spec.returns_best and best_state is not None else newest(),
+        result=None if run.result is None else result_codec(spec).decode(run.result),
+        best_state=best_state,
+        best_score=best_score,
+        best_step=best_step,
+        steps=run.steps,
+        cost_usd=spent[0] / NANO,
+        tokens=spent[1],
+        elapsed=elapsed,
+    )
+
+
+def _sleep(spec: LoopSpec[Any]) -> Callable[[float], Any]:
+    if not spec.is_async:
+        return block
+    import asyncio
+
+    return asyncio.sleep
+
+
+def describe_resumption(run_id: str) -> str:
+    """How to go on with a run, in words."""
+    return f'to go on with run {run_id}: resume("{run_id}"), or in the terminal: loomc resume {run_id}'

@@ -1,0 +1,249 @@
+"""The plain values that travel between the driver, the stores and the reports; all are frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+S = TypeVar("S")
+
+INITIAL = -1
+"""The step number under which a run's initial state is kept."""
+
+NANO = 1_000_000_000
+"""Nano-dollars in a dollar: money is counted in integers, so that twenty dimes are two dollars."""
+
+
+class RunStatus(StrEnum):
+    """Where a run is."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    STALLED = "stalled"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    """Only ever shown: the row says `running`, but its owner is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as it is stored. Money is in nano-dollars and without child runs, time in seconds."""
+
+    id: str
+    loop: str | None
+    created_at: datetime
+    updated_at: datetime
+    source: str | None = None
+    spec_hash: str | None = None
+    code_hash: str | None = None
+    state_type: str | None = None
+    status: RunStatus = RunStatus.RUNNING
+    stop_reason: str | None = None
+    parent_run_id: str | None = None
+    parent_step: int | None = None
+    forked_from: str | None = None
+    owner: str | None = None
+    epoch: int = 0
+    resumes: int = 0
+    in_flight: int | None = None
+    in_flight_mark: int = 0
+    reserved_nano: int = 0
+    budget: dict[str, Any] | None = None
+    steps: int = 0
+    nano_usd: int = 0
+    tokens: int = 0
+    dearest_nano: int = 0
+    worked: float = 0.0
+    best_step: int | None = None
+    result: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cost_usd(self) -> float:
+        """What the run itself spent, in dollars."""
+        return self.nano_usd / NANO
+
+
+def no_state(step_n: int) -> Any:
+    """Stand in for the reader of a record that is not tied to its run."""
+    raise LookupError(f"the record of step {step_n} was read without its run; ask the store for the state")
+
+
+@dataclass(frozen=True)
+class StepRecord(Generic[S]):
+    """One committed step.
+
+    Attributes:
+        step_n: Its number, from 0.
+        parent_n: The step whose state it started from; -1 is the initial state.
+        score: What the scorer said, or None.
+        cost_usd: Dollars spent in it, child runs included; 0.0 also when nobody recorded a cost.
+        priced: Whether anybody recorded a cost.
+        tokens: Tokens recorded in it.
+        timestamp: When it was committed (UTC).
+        duration: Seconds its function ran.
+        error: The error of a step that a strategy absorbed, or of a scorer that failed; else None.
+        decision: What the driver decided after it: None (go on), `restore K`, `escalate` or `stop`.
+        best_n: The step with the best score up to and including this one, or None.
+        state: Its state, read back from the store each time it is asked for.
+    """
+
+    step_n: int
+    parent_n: int
+    score: float | None
+    nano_usd: int | None
+    tokens: int
+    timestamp: datetime
+    duration: float
+    error: str | None = None
+    decision: str | None = None
+    best_n: int | None = None
+    read_state: Callable[[int], S] = field(default=no_state, repr=False, compare=False)
+
+    @property
+    def cost_usd(self) -> float:
+        """Dollars spent in the step, child runs included."""
+        return (self.nano_usd or 0) / NANO
+
+    @property
+    def priced(self) -> bool:
+        """Whether anybody recorded a cost."""
+        return self.nano_usd is not None
+
+    @property
+    def state(self) -> S:
+        """The state after the step, a fresh copy each time."""
+        return self.read_state(self.step_n)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A try of a step that did not become a step."""
+
+    step_n: int
+    attempt: int
+    error: str
+    category: str
+    nano_usd: int
+    started_at: datetime
+    duration: float
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """Money or tokens spent in a step; `estimated` when it was assumed and not reported."""
+
+    step_n: int
+    nano_usd: int
+    tokens: int
+    label: str | None
+    at: datetime
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to a run: good for one process until the run is claimed again."""
+
+    run_id: str
+    owner: str
+    epoch: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A claimed run: the right to write to it, and what it and its child runs have spent."""
+
+    lease: Lease
+    run: Run
+    subtree_nano: int
+    subtree_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """Everything one commit changes in a run. Fields left at their default change nothing.
+
+    Attributes:
+        at: When.
+        step: The committed step, with its state as JSON text in `state`.
+        charges: Money spent that is not stored yet.
+        attempt: A failed try.
+        status: The new status; any but `running` also gives up the run.
+        in_flight: The step that starts now, with its reservation; None when none does.
+        keep_in_flight: Leave the stored in-flight step as it is (for a step that was cut off).
+        worked: Seconds of working time to add.
+        best_step, dearest_nano, result, notes: New values for the run.
+    """
+
+    at: datetime
+    step: StepRecord[Any] | None = None
+    state: str | None = None
+    charges: tuple[Charge, ...] = ()
+    attempt: Attempt | None = None
+    status: RunStatus = RunStatus.RUNNING
+    stop_reason: str | None = None
+    in_flight: int | None = None
+    reserved_nano: int = 0
+    keep_in_flight: bool = False
+    worked: float = 0.0
+    best_step: int | None = None
+    dearest_nano: int = 0
+    result: str | None = None
+    notes: tuple[str, ...] | None = None
+
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Done(Generic[S, R]):
+    """Return it from a step to end the run well: `return Done(state)` or `return Done(state, result=report)`.
+
+    Args:
+        state: The last state; it is committed like any other.
+        result: What the run was for, when that is something else; stored as JSON and given back in
+            `RunResult.result`. Annotate the step `-> Draft | Done[Draft, Report]` to get it back as a `Report`.
+    """
+
+    state: S
+    result: R | None = None
+
+
+@dataclass(frozen=True)
+class RunResult(Generic[S]):
+    """How a run stands when it stops.
+
+    Attributes:
+        run_id: Its id, as `loomc show` takes it.
+        status: Why it is where it is, as one word.
+        stop_reason: The same in words, such as `converged: score_plateau(patience=3)`.
+        state: The final state: the best one under `BestScore`, else the newest.
+        result: What a step gave with `Done(..., result=...)`.
+        best_state, best_score, best_step: The step with the best score; None when nothing was scored.
+        steps: Committed steps, over all resumes.
+        cost_usd, tokens: What was spent, over all resumes, child runs included.
+        elapsed: Seconds of working time, over all resumes.
+    """
+
+    run_id: str
+    status: RunStatus
+    stop_reason: str | None
+    state: S
+    result: Any
+    best_state: S | None
+    best_score: float | None
+    best_step: int | None
+    steps: int
+    cost_usd: float
+    tokens: int
+    elapsed: float

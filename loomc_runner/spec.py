@@ -1,0 +1,215 @@
+"""Every option of `@loop` in one frozen value, validated once, when the function is decorated."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from loomc_runner.backtrack import Strategy
+from loomc_runner.budget import Budget
+from loomc_runner.clock import Clock, SystemClock
+from loomc_runner.converge import Detector, Escalate, as_detector, parts_of
+from loomc_runner.errors import SpecError
+from loomc_runner.records import Run
+from loomc_runner.scores import Direction
+from loomc_runner.state import annotation_of
+from loomc_runner.store import Store, check_checkpoint
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class LoopSpec(Generic[S]):
+    """What a loop is: its function and its options.
+
+    `name` is how its runs name it: `module:qualname` unless chosen. `source` is the file it was defined in.
+    """
+
+    fn: Callable[..., Any]
+    name: str
+    source: str | None
+    budget: Budget | None = None
+    checkpoint: str | os.PathLike[str] | Store = "sqlite"
+    detectors: tuple[Detector, ...] = ()
+    strategies: tuple[Strategy, ...] = ()
+    on_stall: Escalate | None = None
+    scorer: Callable[[Any], Any] | None = None
+    cost_fn: Callable[[Any], Any] | None = None
+    tags: tuple[str, ...] = ()
+    direction: Direction = "maximize"
+    is_async: bool = False
+    is_method: bool = False
+    names: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    clock: Clock = field(default_factory=SystemClock, repr=False)
+
+    @property
+    def returns_best(self) -> bool:
+        """Whether the loop's result is the best state and not the newest."""
+        return any(getattr(strategy, "returns_best", False) for strategy in self.strategies)
+
+    @cached_property
+    def annotations(self) -> tuple[Any, Any]:
+        """The declared types of the state and of a `Done` result; None where nothing is declared."""
+        return annotation_of(self.fn, 0 if inspect.ismethod(self.fn) or not self.is_method else 1, self.names)
+
+    @cached_property
+    def spec_hash(self) -> str:
+        """A fingerprint of the options."""
+        options = (self.budget, [str(part) for part in (*self.detectors, *self.strategies, self.on_stall)])
+        return _digest(f"{self.name} {options}")
+
+    @cached_property
+    def code_hash(self) -> str:
+        """A fingerprint of the function's source, or of its byte code where there is no source."""
+        try:
+            return _digest(inspect.getsource(inspect.unwrap(self.fn)))
+        except (OSError, TypeError):
+            code = getattr(self.fn, "__code__", None)
+            return _digest(repr(code and (code.co_code, code.co_names)))
+
+    def owns(self, run: Run) -> bool:
+        """Whether a stored run belongs to this loop."""
+        if run.loop is None:  # loomc 0.3.0 kept a hash of the function's name only
+            name = f"{self.fn.__module__}.{self.fn.__qualname__}"
+            return run.spec_hash == hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+        moved = run.loop.rpartition(":")[2] == self.name.rpartition(":")[2] and run.source == self.source
+        return run.loop == self.name or (moved and run.source is not None)  # the same script as another module
+
+
+def make_spec(
+    fn: Callable[..., Any],
+    *,
+    budget: Budget | None,
+    checkpoint: str | os.PathLike[str] | Store,
+    converge_on: Any,
+    backtrack: Any,
+    on_stall: Escalate | None,
+    scorer: Callable[[Any], Any] | None,
+    cost_fn: Callable[[Any], Any] | None,
+    name: str | None,
+    tags: Sequence[str],
+    names: Mapping[str, Any],
+) -> LoopSpec[Any]:
+    """The validated options of a loop.
+
+    Raises:
+        SpecError: For the first option that cannot work, naming its value.
+    """
+    is_method = _check_function(fn)
+    if budget is not None and not isinstance(budget, Budget):
+        raise SpecError(f"budget={budget!r}: give a Budget, such as Budget(usd=2.00, iterations=15)")
+    check_checkpoint(checkpoint)
+    detectors = tuple(as_detector(item) for item in _listed(converge_on))
+    strategies = tuple(_as_strategy(item) for item in _listed(backtrack))
+    if on_stall is not None and not isinstance(on_stall, Escalate):
+        raise SpecError(f"on_stall={on_stall!r}: give Escalate(after=5)")
+    parts = list(parts_of((detectors, strategies, on_stall)))
+    is_async = is_coroutine_function(fn)
+    _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, parts, is_async=is_async)
+    return LoopSpec(
+        fn=fn,
+        name=_check_name(name) or f"{fn.__module__}:{fn.__qualname__}",
+        source=_source_of(fn),
+        budget=budget,
+        checkpoint=checkpoint,
+        detectors=detectors,
+        strategies=strategies,
+        on_stall=on_stall,
+        scorer=_the_scorer(scorer, parts),
+        cost_fn=cost_fn,
+        tags=_check_tags(tags),
+        direction=_the_direction(parts),
+        is_async=is_async,
+        is_method=is_method,
+        names=names,
+    )
+
+
+def is_coroutine_function(fn: Any) -> bool:
+    """Whether calling it gives something to await."""
+    return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def _check_function(fn: Any) -> bool:
+    """Whether the function is a method; refuses what cannot be one iteration."""
+    if not callable(fn) or isinstance(fn, type) or not hasattr(fn, "__qualname__"):
+        raise SpecError(f"@loop decorates a function of one state, not {fn!r}")
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise SpecError(f"@loop on {fn.__qualname__}: a step returns the next state, it does not yield")
+    kinds = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    parameters = [p for p in inspect.signature(fn).parameters.values() if p.default is p.empty or p.kind in kinds]
+    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty] or parameters[:1]
+    stray = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    if len(needed) not in {1, 2} or stray:
+        raise SpecError(f"@loop on {fn.__qualname__}{inspect.signature(fn)}: a step takes one state (and self)")
+    return len(needed) == 2
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _as_strategy(value: Any) -> Strategy:
+    if not callable(value) or isinstance(value, type):
+        raise SpecError(f"backtrack={value!r}: give a strategy, such as BestScore() or LastGood()")
+    strategy: Strategy = value
+    return strategy
+
+
+def _check_callables(fn: Any, functions: dict[str, Any], parts: list[Any], *, is_async: bool) -> None:
+    for option, value in functions.items():
+        if value is not None and not callable(value):
+            raise SpecError(f"{option}={value!r}: give a function of the state")
+    if is_async:
+        return
+    for part in (*functions.values(), *parts):
+        if callable(part) and is_coroutine_function(part):
+            raise SpecError(
+                f"{getattr(part, '__qualname__', part)!s} is async, but the loop {fn.__qualname__} is not; "
+                "make the loop an `async def`, or the function a plain one"
+            )
+
+
+def _the_scorer(scorer: Callable[[Any], Any] | None, parts: list[Any]) -> Callable[[Any], Any] | None:
+    metrics = [part.metric for part in parts if getattr(part, "metric", None) is not None]
+    if scorer is not None and metrics:
+        raise SpecError(f"the score is given twice, by scorer={scorer!r} and by BestScore(metric={metrics[0]!r})")
+    chosen = scorer or (metrics[0] if metrics else None)
+    for part in parts:
+        if chosen is None and getattr(part, "needs_score", False):
+            raise SpecError(f"{part} compares scores; add scorer=, a function of the state that gives a number")
+    return chosen
+
+
+def _the_direction(parts: list[Any]) -> Direction:
+    named = {part.direction: part for part in parts if hasattr(part, "direction")}
+    if len(named) > 1:
+        raise SpecError(f"{' and '.join(map(str, named.values()))} disagree: one maximizes, the other minimizes")
+    return next(iter(named), "maximize")
+
+
+def _check_name(name: str | None) -> str | None:
+    if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
+        raise SpecError(f"name={name!r}: give a name of printable characters")
+    return name
+
+
+def _check_tags(tags: Any) -> tuple[str, ...]:
+    if isinstance(tags, str) or not all(isinstance(tag, str) and tag.isprintable() for tag in tags):
+        raise SpecError(f"tags={tags!r}: give a list of strings")
+    return tuple(tags)
+
+
+def _source_of(fn: Callable[..., Any]) -> str | None:
+    path = getattr(getattr(fn, "__code__", None), "co_filename", None)
+    return str(Path(path).absolute()) if path and Path(path).exists() else None
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

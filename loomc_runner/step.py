@@ -1,0 +1,169 @@
+"""One iteration: call the function under its deadline, then price and score what it returned."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from inspect import isawaitable
+from typing import Any, Generic, TypeVar, get_args
+
+from loomc_runner import deadline
+from loomc_runner.budget import Ledger, to_nano
+from loomc_runner.context import Scope, entered
+from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecError, StepError
+from loomc_runner.records import Charge, Done
+from loomc_runner.spec import LoopSpec
+from loomc_runner.state import Codec, state_codec
+
+S = TypeVar("S")
+
+
+@dataclass(slots=True)
+class Outcome(Generic[S]):
+    """What one try of a step came to.
+
+    Either there is a `state` with its `text`, or an `error`, or the step was `exhausted` in the middle. A `flaw`
+    is an error of the scorer or the cost function: the state is there, and paid for, and is kept.
+    """
+
+    started_at: datetime
+    duration: float = 0.0
+    state: S | None = None
+    text: str | None = None
+    done: Done[S, Any] | None = None
+    result: str | None = None
+    score: float | None = None
+    error: Exception | None = None
+    flaw: Exception | None = None
+    exhausted: BudgetExhausted | None = None
+
+
+async def perform(
+    spec: LoopSpec[S], scope: Scope, codec: Codec[S], state: S, prepare: Callable[[S], Any] | None
+) -> Outcome[S]:
+    """Run one iteration from a state. `prepare` changes the state first (what `Escalate` was given)."""
+    clock, ledger = spec.clock, scope.account.ledger
+    outcome: Outcome[S] = Outcome(started_at=clock.now())
+    begun = clock.monotonic()
+    try:
+        if prepare is not None:
+            state = await ask(spec, scope, prepare, state)
+        left = ledger.seconds_left
+        value = await _iterate(spec, scope, state, None if left is None else time.monotonic() + left)
+        outcome.done = value if isinstance(value, Done) else None
+        outcome.state = _next_state(spec, value.state if isinstance(value, Done) else value)
+        outcome.text = codec.encode_checked(outcome.state) if scope.step_n == 0 else codec.encode(outcome.state)
+    except deadline.DeadlineReached:
+        outcome.exhausted = _overdue(ledger)
+    except BudgetExhausted as error:
+        if any(error.run_id == enclosing.run_id for enclosing in ledger.lineage):
+            outcome.exhausted = error
+        else:  # a child's own budget is an ordinary error for its parent
+            outcome.error = error
+    except Exception as error:  # noqa: BLE001 - whatever the step raised is recorded, and raised again by the driver
+        outcome.error = error
+    outcome.duration = clock.monotonic() - begun
+    if outcome.text is not None:
+        _keep_result(spec, outcome)
+        await _appraise(spec, scope, outcome)
+    return outcome
+
+
+async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: Any) -> Any:
+    """Call a function of the user's that may be sync or async; only async loops can wait for an answer."""
+    with entered(scope):
+        answer = deadline.call(fn, *args, deadline=None)
+        if not isawaitable(answer):
+            return answer
+        if not spec.is_async:
+            raise SpecError(f"{fn!r} gave something to await; only an `async def` loop can wait for it")
+        return await answer
+
+
+async def _iterate(spec: LoopSpec[S], scope: Scope, state: S, limit: float | None) -> Any:
+    with entered(scope):
+        if spec.is_async:
+            return await deadline.call_async(spec.fn, state, deadline=limit)
+        return deadline.call(spec.fn, state, deadline=limit)
+
+
+def _next_state(spec: LoopSpec[S], value: Any) -> Any:
+    declared = spec.annotations[0]
+    if value is None and type(None) not in (declared, *get_args(declared)):
+        raise StepError(f"{spec.fn.__qualname__} returned None; a step returns the next state (or Done(state))")
+    if isawaitable(value):
+        raise StepError(f"{spec.fn.__qualname__} returned something to await; make it an `async def`")
+    return value
+
+
+def _keep_result(spec: LoopSpec[S], outcome: Outcome[S]) -> None:
+    if outcome.done is None or outcome.done.result is None:
+        return
+    try:
+        outcome.result = result_codec(spec, outcome.done.result).encode(outcome.done.result)
+    except Exception as error:  # noqa: BLE001 - recorded with the step, and raised again by the driver
+        outcome.flaw = error
+
+
+def result_codec(spec: LoopSpec[Any], result: Any = None) -> Codec[Any]:
+    """The codec of what a step gives with `Done(..., result=...)`: by the declared type, else as plain JSON."""
+    return state_codec(spec.annotations[1], result)
+
+
+async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S]) -> None:
+    """Price and score a state; a scorer is asked even when the cost function failed, so that nothing paid is lost."""
+    try:
+        if spec.cost_fn is not None:
+            usd = await ask(spec, scope, spec.cost_fn, outcome.state)
+            scope.charge_later(Charge(scope.step_n, _cost(spec.cost_fn, usd), 0, "cost_fn", spec.clock.now()))
+    except BudgetExhausted as error:
+        outcome.exhausted = error
+    except Exception as error:  # noqa: BLE001 - recorded with the step, and raised again by the driver
+        outcome.flaw = outcome.flaw or error
+        _charge_expected(spec, scope)
+    try:
+        if spec.scorer is not None:
+            outcome.score = _score(spec.scorer, await ask(spec, scope, spec.scorer, outcome.state))
+    except BudgetExhausted as error:
+        outcome.exhausted = error
+    except Exception as error:  # noqa: BLE001 - recorded with the step, and raised again by the driver
+        outcome.flaw = outcome.flaw or error
+    if not scope.account.priced and scope.account.ledger.strict and scope.account.ledger.dollar_capped:
+        message = "nobody recorded what this step cost, and its budget is strict; call spend(usd=...) or add cost_fn="
+        outcome.flaw = outcome.flaw or CostError(message)
+
+
+def _charge_expected(spec: LoopSpec[S], scope: Scope) -> None:
+    """Where the cost function failed, the step counts with what it was expected to cost."""
+    if not scope.account.priced and scope.account.reserved:
+        label = "cost_fn failed"
+        scope.charge_later(Charge(scope.step_n, scope.account.reserved, 0, label, spec.clock.now(), estimated=True))
+
+
+def _cost(fn: Callable[..., Any], value: Any) -> int:
+    try:
+        return to_nano(value)
+    except CostError:
+        name = getattr(fn, "__qualname__", fn)
+        raise CostError(f"cost_fn {name} gave {value!r}; it must give dollars, finite, zero or more") from None
+
+
+def _score(fn: Callable[..., Any], value: Any) -> float:
+    if not isinstance(value, str | bytes) and hasattr(value, "__float__"):
+        score = float(value)
+        if math.isfinite(score):
+            return score
+    raise ScoreError(f"scorer {getattr(fn, '__qualname__', fn)} gave {value!r}; it must give a finite number")
+
+
+def _overdue(ledger: Ledger) -> BudgetExhausted:
+    try:
+        ledger.check_time()
+    except BudgetExhausted as error:
+        return error
+    # The timer and the clock are two clocks: the timer may be a moment ahead.
+    limit = ledger.budget.wall_clock_seconds or ledger.elapsed
+    return BudgetExhausted("wall_clock", max(ledger.elapsed, limit), limit, run_id=ledger.run_id)

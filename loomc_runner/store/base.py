@@ -1,0 +1,148 @@
+"""What a store of runs must do: the contract that every back-end keeps and `StoreContract` proves."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+from loomc_runner.errors import StoreBusy
+from loomc_runner.records import Attempt, Charge, Claim, Lease, Run, RunStatus, StepRecord, Transition
+
+T = TypeVar("T")
+
+PATIENCE = 600.0
+"""Seconds to wait for a database that somebody else has locked before giving up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """What a resume writes into the run together with its claim."""
+
+    at: datetime
+    loop: str
+    source: str | None
+    spec_hash: str
+    code_hash: str
+    budget: dict[str, Any] | None
+    notes: tuple[str, ...] = ()
+
+
+class Store(Protocol):
+    """Keeps runs and their steps; one instance serves all threads of a process.
+
+    Every verb is one transaction: after it returned all of it is stored, after it raised nothing is. Each is
+    safe to call again after `StoreBusy`, which it raises at once when somebody else holds the store; waiting
+    is the caller's business. Writing verbs take a `Lease` and raise `RunLost` when the run has been claimed
+    again since, or when the process was forked.
+    """
+
+    def create_run(self, run: Run, state: str) -> Lease:
+        """Insert the run with its initial state and own it. Raises `RunLocked` when the id is taken."""
+        ...
+
+    def claim(self, run_id: str, resumption: Resumption) -> Claim:
+        """Own an existing run, with a new epoch, so that every older lease is worth nothing.
+
+        A run is free when it has no owner or its owner is dead. A step that was in flight is closed here: it
+        becomes an attempt, charged with what it and its child runs had recorded, else with its reservation as an
+        estimated charge. The claim's `run` is the row as it was before, but for those charges.
+
+        Raises:
+            RunNotFound: When there is no such run.
+            RunLocked: When its owner is alive, at once.
+        """
+        ...
+
+    def commit(self, lease: Lease, transition: Transition) -> None:
+        """Store one transition of a run. Any status but `running` gives the run up."""
+        ...
+
+    def get_run(self, run_id: str) -> Run:
+        """The run; `interrupted` when its owner is dead. Raises `RunNotFound`."""
+        ...
+
+    def list_runs(
+        self,
+        *,
+        prefix: str = "",
+        status: RunStatus | None = None,
+        loop: str | None = None,
+        parent: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> Sequence[Run]:
+        """Runs, newest first, that match what is given: id prefix, status, part of the loop's name, parent run."""
+        ...
+
+    def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
+        """The committed steps from `start` up to, not including, `stop`, in order and without their states."""
+        ...
+
+    def state(self, run_id: str, step_n: int) -> str:
+        """The state after a step as JSON text; step -1 is the initial state. Raises `RunNotFound`."""
+        ...
+
+    def attempts(self, run_id: str) -> Sequence[Attempt]:
+        """The failed and cut-off tries of a run, in order."""
+        ...
+
+    def charges(self, run_id: str) -> Sequence[Charge]:
+        """The charges of a run, in order."""
+        ...
+
+    def subtree(self, run_id: str) -> tuple[int, int]:
+        """Nano-dollars and tokens of a run together with all its child runs."""
+        ...
+
+    def close(self) -> None:
+        """Give back files and connections."""
+        ...
+
+
+def finish(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Drive a coroutine that never waits for an event loop to its end."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a sync loop awaited something; decorate an `async def` function instead")
+
+
+async def block(seconds: float) -> None:
+    """Sleep by holding the thread, as a sync loop does."""
+    time.sleep(seconds)  # noqa: ASYNC251 - that is its purpose: there is no event loop here
+
+
+async def patiently(sleep: Callable[[float], Awaitable[None]], verb: Callable[..., T], *args: Any) -> T:
+    """Call a verb of a store until it is not busy, sleeping in between with the caller's own sleep."""
+    for delay in _delays():
+        try:
+            return verb(*args)
+        except StoreBusy:
+            await sleep(delay)
+    return verb(*args)
+
+
+def in_event_loop() -> bool:
+    """Whether this thread is running an event loop, which must not be blocked."""
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _delays() -> Iterator[float]:
+    # Random, so that writers who collided do not collide again; short, since a commit takes a fraction of a ms.
+    end, longest = time.monotonic() + PATIENCE, 0.002
+    while time.monotonic() < end:
+        yield random.uniform(0.0005, longest)
+        longest = min(longest * 1.5, 0.05)

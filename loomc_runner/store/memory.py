@@ -1,0 +1,214 @@
+"""The store without a file: the shortest correct one, and the reference the others are tested against."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from loomc_runner.errors import RunLocked, RunLost, RunNotFound
+from loomc_runner.records import (
+    INITIAL,
+    Attempt,
+    Charge,
+    Claim,
+    Lease,
+    Run,
+    RunStatus,
+    StepRecord,
+    Transition,
+    no_state,
+)
+from loomc_runner.store.base import Resumption
+
+
+class MemoryStore:
+    """Runs in the memory of this process; they end with it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._runs: dict[str, Run] = {}
+        self._steps: dict[str, list[StepRecord[Any]]] = {}
+        self._states: dict[str, dict[int, str]] = {}
+        self._attempts: dict[str, list[Attempt]] = {}
+        self._charges: dict[str, list[tuple[int, Charge]]] = {}
+        self._mark = 0
+        self._pid = os.getpid()
+
+    def create_run(self, run: Run, state: str) -> Lease:
+        """Insert the run with its initial state and own it."""
+        with self._lock:
+            if run.id in self._runs:
+                raise RunLocked(f"run {run.id} has just been started elsewhere; resume it when that has ended")
+            self._runs[run.id] = dataclasses.replace(run, owner="memory", epoch=1, in_flight_mark=self._mark)
+            self._states[run.id] = {INITIAL: state}
+            self._steps[run.id], self._attempts[run.id], self._charges[run.id] = [], [], []
+        return Lease(run.id, "memory", 1, os.getpid())
+
+    def claim(self, run_id: str, resumption: Resumption) -> Claim:
+        """Own an existing run; a step that was in flight is closed and charged."""
+        with self._lock:
+            run = self.get_run(run_id)
+            if run.owner:
+                raise RunLocked(f"run {run_id} is being worked on in this process already; wait for it")
+            if run.in_flight is not None:
+                self._close_in_flight(run, resumption)
+            run = dataclasses.replace(
+                self._runs[run_id],
+                owner="memory",
+                epoch=run.epoch + 1,
+                resumes=run.resumes + 1,
+                in_flight=None,
+                reserved_nano=0,
+                updated_at=resumption.at,
+                loop=resumption.loop,
+                source=resumption.source,
+                spec_hash=resumption.spec_hash,
+                code_hash=resumption.code_hash,
+                budget=resumption.budget,
+                notes=(*run.notes, *resumption.notes),
+            )
+            self._runs[run_id] = dataclasses.replace(run, status=RunStatus.RUNNING, stop_reason=None)
+            return Claim(Lease(run_id, "memory", run.epoch, os.getpid()), run, *self.subtree(run_id))
+
+    def commit(self, lease: Lease, transition: Transition) -> None:
+        """Store one transition of a run."""
+        change = transition
+        with self._lock:
+            run = self._runs[lease.run_id]
+            late_charge = change.keep_in_flight and change.status is RunStatus.RUNNING
+            ended = run.status is not RunStatus.RUNNING and not late_charge
+            if run.epoch != lease.epoch or lease.pid != os.getpid() or ended:
+                raise RunLost(f"run {run.id} was taken over elsewhere; nothing more is written to it from here")
+            if change.step is not None:
+                if change.state is not None:
+                    self._states[run.id][change.step.step_n] = change.state
+                else:
+                    self._states[run.id][change.step.step_n] = self._states[run.id][change.step.parent_n]
+                self._steps[run.id].append(dataclasses.replace(change.step, read_state=no_state))
+            for charge in change.charges:
+                self._mark += 1
+                self._charges[run.id].append((self._mark, charge))
+            if change.attempt is not None:
+                self._add_attempt(run.id, change.attempt)
+            self._runs[run.id] = self._advanced(run, change)
+
+    def _advanced(self, run: Run, change: Transition) -> Run:
+        run = dataclasses.replace(
+            run,
+            nano_usd=run.nano_usd + sum(charge.nano_usd for charge in change.charges),
+            tokens=run.tokens + sum(charge.tokens for charge in change.charges),
+            notes=run.notes if change.notes is None else change.notes,
+        )
+        ended = change.status is not RunStatus.RUNNING
+        if change.keep_in_flight and not ended:
+            return run
+        run = dataclasses.replace(
+            run,
+            updated_at=change.at,
+            steps=run.steps + (change.step is not None),
+            worked=run.worked + change.worked,
+            best_step=run.best_step if change.best_step is None else change.best_step,
+            dearest_nano=max(run.dearest_nano, change.dearest_nano),
+        )
+        if ended:
+            return dataclasses.replace(
+                run,
+                status=change.status,
+                stop_reason=change.stop_reason,
+                owner=None,
+                result=run.result if change.result is None else change.result,
+                in_flight=run.in_flight if change.keep_in_flight else None,
+            )
+        return dataclasses.replace(
+            run, in_flight=change.in_flight, reserved_nano=change.reserved_nano, in_flight_mark=self._mark
+        )
+
+    def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
+        step_n = run.in_flight or 0
+        family = self._family(run.id)
+        since = [c for name in family for mark, c in self._charges[name] if mark > run.in_flight_mark]
+        nano = sum(charge.nano_usd for charge in since)
+        if not since and run.reserved_nano:
+            nano = run.reserved_nano
+            charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
+            self._mark += 1
+            self._charges[run.id].append((self._mark, charge))
+            self._runs[run.id] = dataclasses.replace(run, nano_usd=run.nano_usd + nano)
+        reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
+        self._add_attempt(run.id, Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0))
+
+    def _add_attempt(self, run_id: str, attempt: Attempt) -> None:
+        number = sum(1 for other in self._attempts[run_id] if other.step_n == attempt.step_n)
+        self._attempts[run_id].append(dataclasses.replace(attempt, attempt=number))
+
+    def _family(self, run_id: str) -> list[str]:
+        children = [run.id for run in self._runs.values() if run.parent_run_id == run_id]
+        return [run_id, *(name for child in children for name in self._family(child))]
+
+    def get_run(self, run_id: str) -> Run:
+        """The run."""
+        with self._lock:
+            if run_id not in self._runs:
+                raise RunNotFound(f"there is no run {run_id} in memory; runs in memory end with their process")
+            run = self._runs[run_id]
+            orphaned = run.status is RunStatus.RUNNING and (not run.owner or os.getpid() != self._pid)
+            return dataclasses.replace(run, status=RunStatus.INTERRUPTED) if orphaned else run
+
+    def list_runs(
+        self,
+        *,
+        prefix: str = "",
+        status: RunStatus | None = None,
+        loop: str | None = None,
+        parent: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> Sequence[Run]:
+        """Runs, newest first."""
+        with self._lock:
+            runs = sorted(map(self.get_run, self._runs), key=lambda run: run.id)
+        runs.sort(key=lambda run: run.created_at, reverse=True)
+        found = [
+            run
+            for run in runs
+            if run.id.startswith(prefix)
+            and (status is None or run.status is status)
+            and (loop is None or loop in (run.loop or ""))
+            and (parent is None or run.parent_run_id == parent)
+        ]
+        return found[offset : None if limit is None else offset + limit]
+
+    def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
+        """The committed steps of a window, in order."""
+        with self._lock:
+            return self._steps.get(run_id, [])[max(start, 0) : stop]
+
+    def state(self, run_id: str, step_n: int) -> str:
+        """The state after a step as JSON text."""
+        with self._lock:
+            try:
+                return self._states[run_id][step_n]
+            except KeyError:
+                raise RunNotFound(f"run {run_id} has no step {step_n}") from None
+
+    def attempts(self, run_id: str) -> Sequence[Attempt]:
+        """The failed and cut-off tries of a run, in order."""
+        with self._lock:
+            return sorted(self._attempts.get(run_id, []), key=lambda attempt: (attempt.step_n, attempt.attempt))
+
+    def charges(self, run_id: str) -> Sequence[Charge]:
+        """The charges of a run, in order."""
+        with self._lock:
+            return [charge for _, charge in self._charges.get(run_id, [])]
+
+    def subtree(self, run_id: str) -> tuple[int, int]:
+        """Nano-dollars and tokens of a run together with all its child runs."""
+        with self._lock:
+            runs = [self._runs[name] for name in self._family(run_id)]
+            return sum(run.nano_usd for run in runs), sum(run.tokens for run in runs)
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,216 @@
+"""The tables, how older ones become them, and how older ones are read as they are."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from loomc_runner.errors import StoreError
+
+VERSION = 1
+
+TABLES = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY,
+    loop TEXT,                      -- module:qualname, or name=; NULL in runs of loomc 0.3.0
+    source TEXT,                    -- the file the loop was defined in
+    spec_hash TEXT,
+    code_hash TEXT,
+    state_type TEXT,                -- module:qualname, where the loop does not declare it
+    status TEXT NOT NULL,
+    stop_reason TEXT,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    parent_run_id TEXT,
+    parent_step INTEGER,
+    forked_from TEXT,               -- RUN:STEP
+    owner TEXT,                     -- the name of a file in owners/, NULL when nobody works on it
+    epoch INTEGER NOT NULL DEFAULT 0,
+    resumes INTEGER NOT NULL DEFAULT 0,
+    in_flight INTEGER,              -- the step that is running
+    in_flight_mark INTEGER NOT NULL DEFAULT 0,  -- the newest charge when it began
+    reserved_nano INTEGER NOT NULL DEFAULT 0,
+    budget TEXT,
+    steps INTEGER NOT NULL DEFAULT 0,
+    nano_usd INTEGER NOT NULL DEFAULT 0,        -- without child runs
+    tokens INTEGER NOT NULL DEFAULT 0,
+    dearest_nano INTEGER NOT NULL DEFAULT 0,
+    worked REAL NOT NULL DEFAULT 0,
+    best_step INTEGER,
+    result TEXT,
+    tags TEXT NOT NULL DEFAULT '[]',
+    notes TEXT NOT NULL DEFAULT '[]',
+    cost_usd REAL GENERATED ALWAYS AS (nano_usd / 1e9) VIRTUAL
+) WITHOUT ROWID;
+CREATE INDEX runs_by_age ON runs (created_at, id);
+CREATE INDEX runs_by_parent ON runs (parent_run_id) WHERE parent_run_id IS NOT NULL;
+CREATE TABLE steps (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step_n INTEGER NOT NULL,        -- -1 is the initial state
+    parent_n INTEGER NOT NULL,
+    state_blob TEXT,
+    base_n INTEGER,
+    encoding TEXT NOT NULL DEFAULT 'json',      -- or 'same': the state of step base_n
+    nano_usd INTEGER,               -- with child runs; NULL when nobody recorded a cost
+    tokens INTEGER NOT NULL DEFAULT 0,
+    score REAL,
+    timestamp TEXT NOT NULL,
+    duration REAL NOT NULL DEFAULT 0,
+    error TEXT,
+    decision TEXT,
+    best_n INTEGER,
+    cost_usd REAL GENERATED ALWAYS AS (nano_usd / 1e9) VIRTUAL,
+    PRIMARY KEY (run_id, step_n)
+);
+CREATE TABLE attempts (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step_n INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    error TEXT NOT NULL,
+    category TEXT NOT NULL,
+    nano_usd INTEGER NOT NULL DEFAULT 0,
+    started_at TEXT NOT NULL,
+    duration REAL NOT NULL DEFAULT 0,
+    cost_usd REAL GENERATED ALWAYS AS (nano_usd / 1e9) VIRTUAL,
+    PRIMARY KEY (run_id, step_n, attempt)
+) WITHOUT ROWID;
+CREATE TABLE charges (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step_n INTEGER NOT NULL,
+    nano_usd INTEGER NOT NULL,
+    tokens INTEGER NOT NULL DEFAULT 0,
+    label TEXT,
+    at TEXT NOT NULL,
+    estimated INTEGER NOT NULL DEFAULT 0,
+    usd REAL GENERATED ALWAYS AS (nano_usd / 1e9) VIRTUAL
+);
+CREATE INDEX charges_by_run ON charges (run_id, step_n);
+"""
+
+# What loomc 0.3.0 wrote, in the shape of today's tables: {runs} and {steps} are its own two tables.
+LOOMC_RUNS = """
+SELECT id, NULL AS loop, NULL AS source, spec_hash, NULL AS code_hash, NULL AS state_type, status,
+    CASE status WHEN 'completed' THEN 'completed (loomc 0.3.0 recorded no reason)' END AS stop_reason,
+    created_at, updated_at, NULL AS parent_run_id, NULL AS parent_step, NULL AS forked_from, NULL AS owner,
+    0 AS epoch, 0 AS resumes, NULL AS in_flight, 0 AS in_flight_mark, 0 AS reserved_nano, NULL AS budget,
+    (SELECT count(*) FROM {steps} s WHERE s.run_id = r.id) AS steps,
+    (SELECT coalesce(sum(cast(round(s.cost_usd * 1e9) AS INTEGER)), 0) FROM {steps} s WHERE s.run_id = r.id)
+        AS nano_usd,
+    0 AS tokens,
+    (SELECT coalesce(max(cast(round(s.cost_usd * 1e9) AS INTEGER)), 0) FROM {steps} s WHERE s.run_id = r.id)
+        AS dearest_nano,
+    0.0 AS worked,
+    (SELECT s.step_n FROM {steps} s WHERE s.run_id = r.id AND s.score IS NOT NULL
+        ORDER BY s.score DESC, s.step_n LIMIT 1)
+        AS best_step,
+    NULL AS result, '[]' AS tags, '["written by loomc 0.3.0"]' AS notes
+FROM {runs} r
+"""
+LOOMC_STEPS = """
+SELECT run_id, step_n, step_n - 1 AS parent_n, state_blob, NULL AS base_n, 'json' AS encoding,
+    cast(round(cost_usd * 1e9) AS INTEGER) AS nano_usd, 0 AS tokens, score, timestamp, 0.0 AS duration, error,
+    NULL AS decision,
+    max(CASE WHEN score > coalesce(before, score - 1) THEN step_n END)
+        OVER (PARTITION BY run_id ORDER BY step_n) AS best_n
+FROM (SELECT *, max(score) OVER (PARTITION BY run_id ORDER BY step_n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+        AS before FROM {steps})
+"""
+LOOMC_CHARGES = """
+SELECT NULL AS id, run_id, step_n, cast(round(cost_usd * 1e9) AS INTEGER) AS nano_usd, 0 AS tokens, NULL AS label,
+    timestamp AS at, 0 AS estimated
+FROM {steps} WHERE cost_usd > 0
+"""
+NO_ATTEMPTS = """
+SELECT NULL AS run_id, 0 AS step_n, 0 AS attempt, '' AS error, '' AS category, 0 AS nano_usd, '' AS started_at,
+    0.0 AS duration WHERE 0
+"""
+LOOMC_COLUMNS = {
+    "runs": {"id", "spec_hash", "status", "created_at", "updated_at"},
+    "steps": {"run_id", "step_n", "state_blob", "cost_usd", "score", "timestamp", "error"},
+}
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring an older database up to date after keeping a copy of it beside it.
+
+    Raises:
+        StoreError: When it belongs to a newer version or to another program.
+    """
+    if (found := version_of(db, path)) == VERSION:
+        return
+    if found == 0 and _tables(db):
+        _back_up(db, path)
+    db.execute("BEGIN EXCLUSIVE")
+    try:
+        if version_of(db, path) == 0:  # another process may have been faster
+            _create(db)
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def read_as_today(db: sqlite3.Connection, path: Path) -> None:
+    """Let an older database be read through today's names, by views that live in this connection only."""
+    if version_of(db, path) == 0:
+        names = {"runs": "main.runs", "steps": "main.steps"}
+        for table, query in (
+            ("steps", LOOMC_STEPS),
+            ("runs", LOOMC_RUNS),
+            ("charges", LOOMC_CHARGES),
+            ("attempts", NO_ATTEMPTS),
+        ):
+            db.execute(f"CREATE TEMP VIEW {table} AS {query.format(**names)}")
+
+
+def version_of(db: sqlite3.Connection, path: Path) -> int:
+    """The version of the tables: 0 for none yet and for loomc 0.3.0.
+
+    Raises:
+        StoreError: When it belongs to a newer version or to another program.
+    """
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise StoreError(
+            f"{path} was written by a newer loomc_runner (its tables have version {version}, this one knows "
+            f"{VERSION}); upgrade with: pip install -U loomc-runner"
+        )
+    tables = _tables(db)
+    if version == 0 and tables:
+        for table, wanted in LOOMC_COLUMNS.items():
+            columns = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+            if not wanted <= columns:
+                raise StoreError(f"{path} is a database of another program (tables: {', '.join(sorted(tables))})")
+    return version
+
+
+def _tables(db: sqlite3.Connection) -> set[str]:
+    return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
+def _create(db: sqlite3.Connection) -> None:
+    older = bool(_tables(db))
+    if older:
+        db.execute("ALTER TABLE runs RENAME TO loomc_runs")
+        db.execute("ALTER TABLE steps RENAME TO loomc_steps")
+    for statement in TABLES.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    if older:
+        names = {"runs": "loomc_runs", "steps": "loomc_steps"}
+        queries = {"runs": LOOMC_RUNS, "steps": LOOMC_STEPS, "charges": LOOMC_CHARGES}
+        for table, query in queries.items():
+            columns = [item[0] for item in db.execute(f"{query.format(**names)} LIMIT 0").description]
+            db.execute(f"INSERT INTO {table} ({', '.join(columns)}) {query.format(**names)}")
+        db.execute("DROP TABLE loomc_steps")
+        db.execute("DROP TABLE loomc_runs")
+    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _back_up(db: sqlite3.Connection, path: Path) -> None:
+    copy = path.with_name(path.name + ".before-migration")
+    if not copy.exists():
+        with closing(sqlite3.connect(copy)) as target:
+            db.backup(target)

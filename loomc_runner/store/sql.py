@@ -1,0 +1,177 @@
+"""All statements, and how rows become records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from loomc_runner.records import Attempt, Charge, Run, RunStatus, StepRecord
+from loomc_runner.store.base import Resumption
+
+RUN_COLUMNS = tuple(item.name for item in fields(Run))
+RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
+INSERT_RUN = f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({', '.join('?' * len(RUN_COLUMNS))})"
+GET_RUN = f"{RUNS} WHERE id = ?"
+
+STEP_COLUMNS = tuple(item.name for item in fields(StepRecord) if item.name != "read_state")
+STEPS = f"SELECT {', '.join(STEP_COLUMNS)} FROM steps WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n"
+INSERT_STEP = (
+    f"INSERT INTO steps (run_id, state_blob, base_n, encoding, {', '.join(STEP_COLUMNS)}) "
+    f"VALUES ({', '.join('?' * (len(STEP_COLUMNS) + 4))})"
+)
+STATE = "SELECT encoding, base_n, state_blob FROM steps WHERE run_id = ? AND step_n = ?"
+
+CLAIM = (
+    "UPDATE runs SET owner = ?, epoch = epoch + 1, resumes = resumes + 1, status = 'running', stop_reason = NULL, "
+    "in_flight = NULL, reserved_nano = 0, updated_at = ?, loop = ?, source = ?, spec_hash = ?, code_hash = ?, "
+    "budget = ?, notes = ? WHERE id = ?"
+)
+ADVANCE = (
+    "UPDATE runs SET updated_at = ?, steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, "
+    "worked = worked + ?, best_step = coalesce(?, best_step), dearest_nano = max(dearest_nano, ?), "
+    "in_flight = ?, reserved_nano = ?, in_flight_mark = (SELECT coalesce(max(id), 0) FROM charges) "
+    "WHERE id = ? AND epoch = ? AND status = 'running'"
+)
+END = (
+    "UPDATE runs SET status = ?, stop_reason = ?, owner = NULL, result = coalesce(?, result), updated_at = ?, "
+    "steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, worked = worked + ?, "
+    "best_step = coalesce(?, best_step), dearest_nano = max(dearest_nano, ?), "
+    "in_flight = CASE WHEN ? THEN in_flight END WHERE id = ? AND epoch = ? AND status = 'running'"
+)
+SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ?"
+NOTE = "UPDATE runs SET notes = ? WHERE id = ? AND epoch = ?"
+
+INSERT_CHARGE = (
+    "INSERT INTO charges (run_id, step_n, nano_usd, tokens, label, at, estimated) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+INSERT_ATTEMPT = (
+    "INSERT INTO attempts (run_id, step_n, attempt, error, category, nano_usd, started_at, duration) "
+    "VALUES (?, ?, (SELECT count(*) FROM attempts WHERE run_id = ? AND step_n = ?), ?, ?, ?, ?, ?)"
+)
+ATTEMPTS = (
+    "SELECT step_n, attempt, error, category, nano_usd, started_at, duration FROM attempts "
+    "WHERE run_id = ? ORDER BY step_n, attempt"
+)
+CHARGES = "SELECT step_n, nano_usd, tokens, label, at, estimated FROM charges WHERE run_id = ? ORDER BY id"
+
+FAMILY = (
+    "WITH RECURSIVE family (id) AS (VALUES (?) UNION "
+    "SELECT r.id FROM runs r JOIN family ON r.parent_run_id = family.id) "
+)
+SUBTREE = FAMILY + "SELECT coalesce(sum(nano_usd), 0), coalesce(sum(tokens), 0) FROM runs WHERE id IN family"
+SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges WHERE id > ? AND run_id IN family"
+
+
+def list_query(
+    prefix: str, status: RunStatus | None, loop: str | None, parent: str | None, limit: int | None, offset: int
+) -> tuple[str, list[Any]]:
+    """The statement and its values that list runs, newest first. `interrupted` is `running` here."""
+    wanted: list[tuple[str, Any]] = []
+    if prefix:
+        wanted.append(("substr(id, 1, length(?1)) = ?1", prefix))
+    if status:
+        wanted.append(("status = ?", "running" if status is RunStatus.INTERRUPTED else status.value))
+    if loop:
+        wanted.append(("instr(loop, ?)", loop))
+    if parent:
+        wanted.append(("parent_run_id = ?", parent))
+    where = f" WHERE {' AND '.join(clause for clause, _ in wanted)}" if wanted else ""
+    values = [value for _, value in wanted]
+    window = [-1 if limit is None else limit, offset]
+    return f"{RUNS}{where} ORDER BY created_at DESC, id LIMIT ? OFFSET ?", [*values, *window]
+
+
+def run_values(run: Run) -> list[Any]:
+    """A run as the values of its row."""
+    row = {name: getattr(run, name) for name in RUN_COLUMNS}
+    row["status"] = run.status.value
+    row["created_at"], row["updated_at"] = run.created_at.isoformat(), run.updated_at.isoformat()
+    row["budget"] = budget_text(run.budget)
+    row["tags"], row["notes"] = json.dumps(run.tags), json.dumps(run.notes)
+    return list(row.values())
+
+
+def run_from(row: Sequence[Any]) -> Run:
+    """A row as a run."""
+    values = dict(zip(RUN_COLUMNS, row, strict=True))
+    values["status"] = RunStatus(values["status"])
+    values["created_at"] = datetime.fromisoformat(values["created_at"])
+    values["updated_at"] = datetime.fromisoformat(values["updated_at"])
+    values["budget"] = None if values["budget"] is None else json.loads(values["budget"])
+    values["tags"], values["notes"] = tuple(json.loads(values["tags"])), tuple(json.loads(values["notes"]))
+    return Run(**values)
+
+
+def resumption_values(run: Run, resumption: Resumption) -> tuple[Any, ...]:
+    """What a claim writes into the row of the run."""
+    notes = json.dumps([*run.notes, *resumption.notes])
+    names = (resumption.loop, resumption.source, resumption.spec_hash, resumption.code_hash)
+    return (resumption.at.isoformat(), *names, budget_text(resumption.budget), notes)
+
+
+def budget_text(budget: dict[str, Any] | None) -> str | None:
+    """A budget as it is stored."""
+    return None if budget is None else json.dumps(budget)
+
+
+def step_values(run_id: str, step: StepRecord[Any], state: str | None) -> tuple[Any, ...]:
+    """A step as the values of its row; without a state it has its parent's."""
+    how = (state, None, "json") if state is not None else (None, step.parent_n, "same")
+    return (
+        run_id,
+        *how,
+        step.step_n,
+        step.parent_n,
+        step.score,
+        step.nano_usd,
+        step.tokens,
+        step.timestamp.isoformat(),
+        step.duration,
+        step.error,
+        step.decision,
+        step.best_n,
+    )
+
+
+def step_from(row: Sequence[Any]) -> StepRecord[Any]:
+    """A row as a step."""
+    values = dict(zip(STEP_COLUMNS, row, strict=True))
+    values["timestamp"] = datetime.fromisoformat(values["timestamp"])
+    return StepRecord(**values)
+
+
+def charge_values(run_id: str, charge: Charge) -> tuple[Any, ...]:
+    """A charge as the values of its row."""
+    at = charge.at.isoformat()
+    return run_id, charge.step_n, charge.nano_usd, charge.tokens, charge.label, at, charge.estimated
+
+
+def charge_from(row: Sequence[Any]) -> Charge:
+    """A row as a charge."""
+    step_n, nano_usd, tokens, label, at, estimated = row
+    return Charge(step_n, nano_usd, tokens, label, datetime.fromisoformat(at), bool(estimated))
+
+
+def attempt_values(run_id: str, attempt: Attempt) -> tuple[Any, ...]:
+    """An attempt as the values of its row; its number is counted by the statement."""
+    started = attempt.started_at.isoformat()
+    return (
+        run_id,
+        attempt.step_n,
+        run_id,
+        attempt.step_n,
+        attempt.error,
+        attempt.category,
+        attempt.nano_usd,
+        started,
+        attempt.duration,
+    )
+
+
+def attempt_from(row: Sequence[Any]) -> Attempt:
+    """A row as an attempt."""
+    step_n, number, error, category, nano_usd, started_at, duration = row
+    return Attempt(step_n, number, error, category, nano_usd, datetime.fromisoformat(started_at), duration)
