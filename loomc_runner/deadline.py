@@ -14,7 +14,7 @@ import time
 from collections import defaultdict
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
@@ -41,13 +41,7 @@ def can_interrupt() -> bool:
 
     It can on the main thread of the main interpreter, where the platform has SIGALRM and interval timers.
     """
-    if not hasattr(signal, "setitimer") or threading.get_ident() != threading.main_thread().ident:
-        return False
-    try:  # ValueError: not the main interpreter. TypeError: C code installed a handler; it could not be put back.
-        signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
-    except (TypeError, ValueError):
-        return False
-    return True
+    return threading.get_ident() == threading.main_thread().ident and _handler_can_be_set()
 
 
 def call(fn: Callable[..., R], /, *args: Any, deadline: float | None) -> R:
@@ -124,6 +118,16 @@ async def _cancel_at(deadline: float, fn: Callable[..., Awaitable[R]], args: tup
         for _ in range(requests):
             task.uncancel()
         _awaited.reset(token)
+
+
+@cache
+def _handler_can_be_set() -> bool:
+    """Try it: only the main interpreter may, and a handler that C code had installed could not be put back."""
+    try:
+        signal.signal(signal.SIGALRM, signal.getsignal(signal.SIGALRM))
+        return hasattr(signal, "setitimer")
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _hand_over(box: defaultdict[int, R]) -> R:
@@ -213,15 +217,16 @@ class _Alarm:
     """The one alarm of the process, and the calls that it watches."""
 
     watch: _Watch | None = None  # the innermost; while there is none, an alarm does nothing
-    armed: float = math.inf
+    armed: float = math.inf  # what the timer is set to
+    retry: float = 0.0  # not before this: were each of many short calls to ask anew, it would always meet our code
 
     def installed(self) -> bool:
         """Say whether our handler is in place; user code may have installed its own."""
         return signal.getsignal(signal.SIGALRM) == self.ring
 
-    def arm(self, watch: _Watch, not_before: float = 0.0) -> None:
+    def arm(self, watch: _Watch) -> None:
         """Set the timer to the next instant at which something is due."""
-        self.armed = min(max(min(limit.due for limit in watch.limits), not_before), watch.foreign.due)
+        self.armed = min(max(min(limit.due for limit in watch.limits), self.retry), watch.foreign.due)
         signal.setitimer(signal.ITIMER_REAL, _seconds_until(self.armed))
 
     def enter(self, watch: _Watch) -> None:
@@ -260,13 +265,15 @@ class _Alarm:
                 self.watch = watch
                 self.arm(watch)
         overdue = [limit for limit in watch.limits if limit.due <= now]
-        if not overdue or not watch.user_code_runs(frame):
-            self.arm(watch, not_before=now + RETRY)
-            return
-        for limit in overdue:
-            limit.due = now + AGAIN
+        interrupt = overdue and watch.user_code_runs(frame)
+        if interrupt:
+            for limit in overdue:
+                limit.due = now + AGAIN
+        elif overdue:
+            self.retry = now + RETRY
         self.arm(watch)
-        raise DeadlineReached
+        if interrupt:
+            raise DeadlineReached
 
     def forget(self) -> None:
         """Leave a forked child alone: it inherits our handler, but no timer, and perhaps none of the calls."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
 from loomc_runner import opening
 from loomc_runner.backtrack import Strategy
-from loomc_runner.budget import Budget
+from loomc_runner.budget import Budget, Ledger
 from loomc_runner.converge import Detector, Escalate
 from loomc_runner.driver import Cursor, Verdict, drive, end, flow
 from loomc_runner.errors import LoomcError, RunNotFound
@@ -199,6 +199,10 @@ class _Steps(Generic[S]):
         self._handle, self._state, self._wanted = handle, state, wanted
         self._cursor: Cursor[S] | None = None
         self._flow: AsyncIterator[StepRecord[S]] | None = None
+
+    def standing(self) -> Ledger | None:
+        """What the run has used so far, while it works; None before its first step."""
+        return None if self._cursor is None else self._cursor.ledger
 
     async def _next(self) -> StepRecord[S]:
         try:

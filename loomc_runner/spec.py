@@ -29,6 +29,7 @@ class LoopSpec(Generic[S]):
     """What a loop is: its function and its options.
 
     `name` is how its runs name it: `module:qualname` unless chosen. `source` is the file it was defined in.
+    `adopts` is a run that somebody said belongs to this loop, whatever the run itself says.
     """
 
     fn: Callable[..., Any]
@@ -45,6 +46,7 @@ class LoopSpec(Generic[S]):
     direction: Direction = "maximize"
     is_async: bool = False
     is_method: bool = False
+    adopts: str | None = None
     names: Mapping[str, Any] = field(default_factory=dict, repr=False)
     clock: Clock = field(default_factory=SystemClock, repr=False)
 
@@ -75,6 +77,8 @@ class LoopSpec(Generic[S]):
 
     def owns(self, run: Run) -> bool:
         """Whether a stored run belongs to this loop."""
+        if run.id == self.adopts:
+            return True
         if run.loop is None:  # loomc 0.3.0 kept a hash of the function's name only
             name = f"{self.fn.__module__}.{self.fn.__qualname__}"
             return run.spec_hash == hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]

@@ -1,0 +1,183 @@
+"""Microseconds per step of a loop that does nothing, against the bare commit it cannot do without.
+
+The floor is `sqlite3` alone: insert a step, update the run, commit, with the same pragmas on the same disk. Both are
+measured in fresh processes, in turn, in the same minutes, so that the ratio holds on a noisy machine:
+
+    python benchmarks/step_overhead.py                            # 1,000 steps, 5 rounds
+    python benchmarks/step_overhead.py --steps 100000 --rounds 1  # growth per step, and memory
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import resource
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+TEXT = "x" * 200
+
+
+class State(BaseModel):
+    """A state of about 250 bytes."""
+
+    text: str = TEXT
+    n: int = 0
+    notes: list[str] = []
+
+
+def bare(path: Path, steps: int) -> Iterator[None]:
+    """What any durable loop has to do: one insert, one update, one commit a step."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("CREATE TABLE runs (id TEXT PRIMARY KEY, status TEXT, steps INTEGER, updated_at TEXT)")
+    db.execute(
+        "CREATE TABLE steps (run_id TEXT, step_n INTEGER, state_blob TEXT, cost_usd REAL, score REAL, timestamp TEXT, "
+        "PRIMARY KEY (run_id, step_n))"
+    )
+    db.execute("INSERT INTO runs VALUES ('a1b2c3d4e5f6', 'running', 0, '')")
+    for n in range(steps):
+        state = json.dumps({"text": TEXT, "n": n, "notes": []})
+        db.execute("BEGIN IMMEDIATE")
+        row = ("a1b2c3d4e5f6", n, state, 0.0, None, "2026-01-01T00:00:00.000000+00:00")
+        db.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?)", row)
+        db.execute("UPDATE runs SET steps = ?, updated_at = ? WHERE id = ?", (n + 1, row[-1], row[0]))
+        db.execute("COMMIT")
+        yield
+    db.close()
+
+
+def durable(path: Path, steps: int, **options: object) -> Iterator[None]:
+    """The same with a loop."""
+    from loomc_runner import Budget, loop
+
+    @loop(**{"checkpoint": str(path), "budget": Budget(iterations=steps), **options})  # type: ignore[call-overload]
+    def count(state: State) -> State:
+        return State(n=state.n + 1)
+
+    for _ in count.stream(State()):
+        yield
+
+
+def costed(path: Path, steps: int) -> Iterator[None]:
+    """With a cost function, so that each step also writes a charge."""
+    return durable(path, steps, cost_fn=lambda _: 0.001)
+
+
+def spending(path: Path, steps: int) -> Iterator[None]:
+    """With one `spend` in each step: durable at once, so one more commit."""
+    from loomc_runner import Budget, loop, spend
+
+    @loop(checkpoint=str(path), budget=Budget(iterations=steps))
+    def count(state: State) -> State:
+        spend(usd=0.001)
+        return State(n=state.n + 1)
+
+    for _ in count.stream(State()):
+        yield
+
+
+def in_memory(path: Path, steps: int) -> Iterator[None]:
+    """The loop without a file."""
+    del path
+    return durable(Path("memory"), steps, checkpoint="memory")
+
+
+def asynchronous(path: Path, steps: int) -> Iterator[None]:
+    """The same with an `async def` loop, timed as a whole."""
+    from loomc_runner import Budget, loop
+
+    @loop(checkpoint=str(path), budget=Budget(iterations=steps))
+    async def count(state: State) -> State:
+        return State(n=state.n + 1)
+
+    marks: list[None] = []
+
+    async def read() -> None:
+        async for _ in count.stream(State()):
+            marks.append(None)
+            ticks.append(time.perf_counter())
+
+    ticks: list[float] = []
+    asyncio.run(read())
+    TICKS.extend(ticks)
+    yield from marks
+
+
+TICKS: list[float] = []
+CASES: dict[str, Callable[[Path, int], Iterator[None]]] = {
+    "bare": bare,
+    "sync": durable,
+    "async": asynchronous,
+    "cost_fn": costed,
+    "spend": spending,
+    "memory": in_memory,
+}
+
+
+def measure(case: str, steps: int) -> dict[str, float]:
+    """Run one case in this process: microseconds per step in all, in the first and the last tenth; peak memory."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        begun = time.perf_counter()
+        ticks = [time.perf_counter() for _ in CASES[case](Path(folder) / "runs.db", steps)]
+        ticks = TICKS or ticks
+        size = (Path(folder) / "runs.db").stat().st_size if case != "memory" else 0
+    tenth = max(steps // 10, 1)
+    return {
+        "us": (ticks[-1] - ticks[0]) / max(len(ticks) - 1, 1) * 1e6,
+        "first": (ticks[tenth] - ticks[0]) / tenth * 1e6,
+        "last": (ticks[-1] - ticks[-1 - tenth]) / tenth * 1e6,
+        "opening_ms": (ticks[0] - begun) * 1e3,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "db_mb": size / 1e6,
+    }
+
+
+def compare(cases: list[str], steps: int, rounds: int) -> None:
+    """Run the cases in turn, each in a process of its own, and print their ratios to the bare commit."""
+    results: dict[str, list[dict[str, float]]] = {case: [] for case in cases}
+    for _ in range(rounds):
+        for case in cases:
+            command = [sys.executable, __file__, "--measure", case, "--steps", str(steps)]
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[case].append(json.loads(done.stdout))
+    print(f"{steps:,} steps, {rounds} rounds; microseconds per step: median (min-max)")
+    for case, runs in results.items():
+        us = [run["us"] for run in runs]
+        ratios = [run["us"] / base["us"] for run, base in zip(runs, results["bare"], strict=True)]
+        growth = statistics.median(run["last"] / run["first"] for run in runs)
+        print(
+            f"{case:8} {statistics.median(us):8.1f} ({min(us):.1f}-{max(us):.1f})"
+            f"  ratio to bare {statistics.median(ratios):5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+            f"  last/first tenth {growth:4.2f}"
+            f"  peak {statistics.median(run['peak_mb'] for run in runs):6.1f} MB"
+            f"  file {statistics.median(run['db_mb'] for run in runs):6.1f} MB"
+        )
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--measure", choices=CASES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.steps)))
+    else:
+        compare(["bare", *(case for case in options.cases if case != "bare")], options.steps, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
