@@ -71,14 +71,16 @@ class Budget:
     def replaced_by(self, newer: Budget) -> Budget:
         """This budget with the limits that the newer one names."""
         named = {f.name: value for f in dataclasses.fields(newer) if (value := getattr(newer, f.name)) is not None}
-        return dataclasses.replace(self, **named)
+        return dataclasses.replace(self, **{**named, "strict": self.strict or newer.strict})
 
     def to_json(self) -> dict[str, Any]:
         """The limits that are set, as plain JSON."""
-        named = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
-        if self.wall_clock is not None:
-            named["wall_clock"] = f"{self.wall_clock_seconds:g}s"
-        return {name: value for name, value in named.items() if value is not False}
+        named: dict[str, Any] = {"iterations": self.iterations, "tokens": self.tokens, "strict": self.strict or None}
+        for name in ("usd", "step_usd"):
+            named[name] = None if (value := getattr(self, name)) is None else float(value)
+        if self.wall_clock_seconds is not None:
+            named["wall_clock"] = f"{self.wall_clock_seconds:.6f}".rstrip("0").rstrip(".") + "s"
+        return {name: value for name, value in named.items() if value is not None}
 
 
 SAFETY_CAP = Budget(iterations=1000)
@@ -101,7 +103,10 @@ def to_nano(usd: Any) -> int:
 def _is_amount(value: Any) -> bool:
     if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
         return False
-    amount = float(value)
+    try:
+        amount = float(value)
+    except (ValueError, OverflowError):  # a signalling NaN; a number beyond all floats
+        return False
     return math.isfinite(amount) and 0 <= amount <= LARGEST_USD
 
 
@@ -121,6 +126,8 @@ class Ledger:
         self.parent = parent
         self.lock: threading.RLock = parent.ledger.lock if parent else threading.RLock()
         self.lineage: tuple[Ledger, ...] = (*(parent.ledger.lineage if parent else ()), self)
+        self.timed = tuple(ledger for ledger in self.lineage if ledger.budget.wall_clock is not None)
+        self.dollar_capped = any(ledger.budget.usd is not None for ledger in self.lineage)
         self.spent = self.claimed = self.tokens = self.steps = self.dearest = 0
         self.worked = 0.0
         self.started: float | None = None
@@ -132,11 +139,6 @@ class Ledger:
             self.spent += spent
             self.claimed += spent
             self.tokens += tokens
-
-    @property
-    def dollar_capped(self) -> bool:
-        """Whether a dollar limit holds here or in an enclosing run."""
-        return any(ledger.budget.usd is not None for ledger in self.lineage)
 
     @property
     def strict(self) -> bool:
@@ -159,12 +161,9 @@ class Ledger:
     @property
     def seconds_left(self) -> float | None:
         """Working time until the first wall clock of the lineage is used up; None when there is none."""
-        left = [
-            seconds - ledger.elapsed
-            for ledger in self.lineage
-            if (seconds := ledger.budget.wall_clock_seconds) is not None
-        ]
-        return min(left, default=None)
+        if not self.timed:
+            return None
+        return min((ledger.budget.wall_clock_seconds or 0.0) - ledger.elapsed for ledger in self.timed)
 
     def expected(self) -> int:
         """Nano-dollars the next step is expected to cost: declared, else the dearest so far."""
@@ -179,7 +178,6 @@ class Ledger:
         """
         step = OpenStep(self, self.expected())
         with self.lock:
-            self.check_time()
             for ledger in self.lineage:
                 ledger.check_used_up()
             if self.budget.iterations is not None and self.steps >= self.budget.iterations:
@@ -196,29 +194,44 @@ class Ledger:
         return step
 
     def check_used_up(self) -> None:
-        """Raise when no dollar or token of this run is left, so that nothing more may start."""
+        """Raise when no time, dollar or token of this run is left, so that nothing more may start."""
+        self.check_own_time()
         cap, tokens = self.budget.nano_usd, self.budget.tokens
         if cap is not None and self.spent >= cap and self.spent:
             raise BudgetExhausted("usd", self.spent / NANO, cap / NANO, run_id=self.run_id)
         if tokens is not None and self.tokens >= tokens:
             raise BudgetExhausted("tokens", self.tokens, tokens, run_id=self.run_id)
 
+    def check_own_claim(self) -> None:
+        """Raise when the dollars or tokens of this run are overdrawn."""
+        budget, cap = self.budget, self.budget.nano_usd
+        if cap is not None and self.claimed > cap:
+            note = "" if self.spent > cap else f" (${self.spent / NANO:.2f} spent, the rest expected)"
+            raise BudgetExhausted("usd", self.claimed / NANO, cap / NANO, run_id=self.run_id, note=note)
+        if budget.tokens is not None and self.tokens > budget.tokens:
+            raise BudgetExhausted("tokens", self.tokens, budget.tokens, run_id=self.run_id)
+
+    def check_own_time(self) -> None:
+        """Raise when the wall clock of this run is used up."""
+        seconds = self.budget.wall_clock_seconds
+        if seconds is not None and (elapsed := self.elapsed) >= seconds:
+            raise BudgetExhausted("wall_clock", elapsed, seconds, run_id=self.run_id)
+
     def check_claims(self) -> None:
         """Raise for the outermost run whose dollars or tokens are overdrawn."""
         for ledger in self.lineage:
-            budget, cap = ledger.budget, ledger.budget.nano_usd
-            if cap is not None and ledger.claimed > cap:
-                note = "" if ledger.spent > cap else f" (${ledger.spent / NANO:.2f} spent, the rest expected)"
-                raise BudgetExhausted("usd", ledger.claimed / NANO, cap / NANO, run_id=ledger.run_id, note=note)
-            if budget.tokens is not None and ledger.tokens > budget.tokens:
-                raise BudgetExhausted("tokens", ledger.tokens, budget.tokens, run_id=ledger.run_id)
+            ledger.check_own_claim()
 
     def check_time(self) -> None:
         """Raise for the outermost run whose wall clock is used up."""
         for ledger in self.lineage:
-            seconds = ledger.budget.wall_clock_seconds
-            if seconds is not None and (elapsed := ledger.elapsed) >= seconds:
-                raise BudgetExhausted("wall_clock", elapsed, seconds, run_id=ledger.run_id)
+            ledger.check_own_time()
+
+    def check_limits(self) -> None:
+        """Raise for the outermost run of which any limit is crossed."""
+        for ledger in self.lineage:
+            ledger.check_own_claim()
+            ledger.check_own_time()
 
 
 class OpenStep:
@@ -227,7 +240,7 @@ class OpenStep:
     def __init__(self, ledger: Ledger, reserved: int) -> None:
         self.ledger = ledger
         self.reserved = reserved
-        self.spent = self.claimed = self.children = self.tokens = 0
+        self.spent = self.claimed = self.children = self.total = self.tokens = 0
         self.priced = False
 
     def charge(self, nano_usd: int, tokens: int) -> None:
@@ -236,6 +249,7 @@ class OpenStep:
             step: OpenStep | None = self
             self.priced = True
             while step is not None:
+                step.total += nano_usd
                 step.tokens += tokens
                 step.ledger.tokens += tokens
                 step.ledger.spent += nano_usd
@@ -246,12 +260,15 @@ class OpenStep:
             self.update()
 
     def settle(self) -> int:
-        """Close the step: its claim becomes what it and its children have spent, which is returned."""
+        """Close the step, and return what it and its children have spent.
+
+        A child that outlives the step (a task nobody waited for) goes on claiming what it has reserved.
+        """
         with self.ledger.lock:
             self.reserved = 0
             self.update()
-            self.ledger.dearest = max(self.ledger.dearest, self.claimed)
-        return self.claimed
+            self.ledger.dearest = max(self.ledger.dearest, self.total)
+            return self.total
 
     def update(self) -> None:
         """Work out the claim anew, and pass the difference on to every enclosing step and run."""

@@ -10,6 +10,9 @@ from typing import Protocol
 from loomc_runner.errors import SpecError
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+LONGEST = 1e9
+"""Seconds; a limit of more than thirty years is a mistake."""
+
 DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d)\s*)+")
 PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
@@ -49,17 +52,17 @@ def parse_duration(value: str | float | timedelta) -> float:
     elif isinstance(value, str) and DURATION.fullmatch(value.strip()):
         seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(value))
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = value
     else:
         raise SpecError(f'not a duration: {value!r}; write "90s", "10m", "1h30m" or a timedelta')
-    if not 0 < seconds < float("inf"):
-        raise SpecError(f"a duration must be more than zero and finite, not {value!r}")
-    return seconds
+    if not 0 < seconds <= LONGEST:
+        raise SpecError(f"a duration must be more than zero and at most thirty years, not {value!r}")
+    return float(seconds)
 
 
 def format_duration(seconds: float) -> str:
     """Seconds as a person reads them: `0.4s`, `12s`, `3m05s`, `1h20m`."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)

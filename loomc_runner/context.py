@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -45,14 +43,19 @@ def current_scope() -> Scope | None:
     return _scope.get()
 
 
-@contextmanager
-def entered(scope: Scope) -> Iterator[None]:
+class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since every step enters several times
     """Let user code that is called inside see the step."""
-    token = _scope.set(scope)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+
+    __slots__ = ("_scope", "_token")
+
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
+
+    def __enter__(self) -> None:
+        self._token = _scope.set(self._scope)
+
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self._token)
 
 
 def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> None:
@@ -82,8 +85,7 @@ def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> Non
         )
     charge = Charge(scope.step_n, nano, tokens, label, scope.clock.now())
     _store(scope, charge)
-    scope.account.ledger.check_claims()
-    scope.account.ledger.check_time()
+    scope.account.ledger.check_limits()
 
 
 def _store(scope: Scope, charge: Charge) -> None:

@@ -85,12 +85,11 @@ async def call_async(fn: Callable[..., Awaitable[R]], /, *args: Any, deadline: f
 
 async def _cancel_at(deadline: float, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...]) -> R:
     """Do what `asyncio.timeout` does, and do it again when the cancellation is swallowed."""
-    import asyncio  # noqa: PLC0415  (importing the package must not import asyncio)
+    import asyncio
 
     loop, task, limit, requests = asyncio.get_running_loop(), asyncio.current_task(), _Limit(deadline), 0
     if task is None:
-        message = "a deadline needs an asyncio task that it can cancel"
-        raise RuntimeError(message)
+        raise RuntimeError("a deadline needs an asyncio task that it can cancel")
     timer: asyncio.TimerHandle
 
     def expire() -> None:
@@ -204,6 +203,8 @@ class _Watch:
 
     def user_code_runs(self, frame: FrameType | None) -> bool:
         """Say whether user code holds the thread: the innermost frame of ours is one that calls it."""
+        if frame is not None and frame.f_globals.get("__name__") == "coverage.collector":
+            return False  # coverage takes a lock there at every call: interrupted, the next call would wait for ever
         ours = frame
         while ours is not None and not ours.f_code.co_filename.startswith(_PACKAGE):
             ours = ours.f_back
@@ -218,7 +219,7 @@ class _Alarm:
 
     watch: _Watch | None = None  # the innermost; while there is none, an alarm does nothing
     armed: float = math.inf  # what the timer is set to
-    retry: float = 0.0  # not before this: were each of many short calls to ask anew, it would always meet our code
+    retry: float = 0.0  # our code held the thread: no new try before this, or many short calls would starve it
 
     def installed(self) -> bool:
         """Say whether our handler is in place; user code may have installed its own."""
@@ -240,7 +241,7 @@ class _Alarm:
     def leave(self, watch: _Watch) -> None:
         """Go back to the outer call, or give the alarm back."""
         outer = watch.outer
-        if not self.installed():  # user code has installed a handler, which stays; but our timer must not ring it
+        if not self.installed():  # user code has installed a handler; it stays, but our timer must not ring it
             delay, interval = signal.getitimer(signal.ITIMER_REAL)
             if not interval and abs(time.monotonic() + delay - self.armed) < RETRY:
                 watch.foreign.start_timer()

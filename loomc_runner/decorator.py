@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Generic, Protocol, Self, TypeVar, cast, overload
 
@@ -14,9 +14,9 @@ from loomc_runner import opening
 from loomc_runner.backtrack import Strategy
 from loomc_runner.budget import Budget, Ledger
 from loomc_runner.converge import Detector, Escalate
-from loomc_runner.driver import Cursor, Verdict, drive, end, flow
-from loomc_runner.errors import LoomcError, RunNotFound
-from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
+from loomc_runner.driver import Cursor, Verdict, drive, end, flow, pause
+from loomc_runner.errors import LoomcError, RunNotFound, SpecError
+from loomc_runner.records import Done, Run, RunResult, RunStatus, StepRecord
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.spec import LoopSpec, make_spec
 from loomc_runner.store import Store, finish
@@ -30,8 +30,8 @@ class _Handle(Generic[S]):
     """What sync and async loops share: everything that starts no step."""
 
     def __init__(self, spec: LoopSpec[S]) -> None:
-        self.spec = spec
         _look_like(self, spec.fn)
+        self.spec = spec
 
     def __repr__(self) -> str:
         return f"<loop {self.spec.name}>"
@@ -57,13 +57,17 @@ class _Handle(Generic[S]):
     async def _open(self, state: Any, run_id: str | None, wanted: _Wanted) -> Cursor[S] | RunResult[S]:
         """A cursor to drive, or the stored result of a run that is complete."""
         spec, store = self.spec, opening.store_of(self.spec)
-        if run_id is None:
+        if run_id is None and not wanted.existing:
             return await opening.begin(spec, state, opening.new_run_id())
+        if not isinstance(run_id, str):
+            raise SpecError(f"run_id={run_id!r}: give the id of a run, a string")
         try:
-            run = store.get_run(run_id)
+            run: Run | None = await opening.look_up(spec, store, run_id)
         except RunNotFound:
             if wanted.existing:
                 raise
+            run = None
+        if run is None:
             return await opening.begin(spec, state, run_id)
         opening.check_owner(spec, run)
         if not wanted.existing:
@@ -81,6 +85,8 @@ class _Handle(Generic[S]):
             cursor = opened
             await drive(cursor)
         except BaseException as error:
+            if cursor is not None and not cursor.stopped:  # Ctrl-C between two steps
+                await pause(cursor, error)
             _inform(error, cursor)
             raise
         result, cause = opening.result_of(cursor), cursor.verdict.error if cursor.verdict else None
@@ -194,11 +200,16 @@ class _Steps(Generic[S]):
     """
 
     def __init__(self, handle: _Handle[S], state: Any, run_id: str | None, wanted: _Wanted) -> None:
-        self.run_id = run_id or opening.new_run_id()
+        self.run_id = opening.new_run_id() if run_id is None else run_id
         self.result: RunResult[S] | None = None
         self._handle, self._state, self._wanted = handle, state, wanted
         self._cursor: Cursor[S] | None = None
-        self._flow: AsyncIterator[StepRecord[S]] | None = None
+        self._flow: AsyncGenerator[StepRecord[S]] | None = None
+        self._closed = False
+        if wanted.existing and run_id is None:
+            raise SpecError("stream() has nothing to run: give it a state, or the run_id of a run to go on with")
+        if not wanted.existing and (wanted.budget is not None or wanted.force):
+            raise SpecError("budget= and force= change a run that exists: give stream() its run_id and no state")
 
     def standing(self) -> Ledger | None:
         """What the run has used so far, while it works; None before its first step."""
@@ -206,17 +217,19 @@ class _Steps(Generic[S]):
 
     async def _next(self) -> StepRecord[S]:
         try:
-            if self._flow is None:
+            if self._flow is None and not self._closed:
                 self._flow = await self._begin()
-            return await anext(self._flow)
+            if self._flow is not None:
+                return await anext(self._flow)
         except StopAsyncIteration:
-            self._finish()
-            raise
+            pass
         except BaseException as error:
             _inform(error, self._cursor)
             raise
+        self._finish()
+        raise StopAsyncIteration
 
-    async def _begin(self) -> AsyncIterator[StepRecord[S]]:
+    async def _begin(self) -> AsyncGenerator[StepRecord[S]]:
         opened = await self._handle._open(self._state, self.run_id, self._wanted)  # noqa: SLF001 - one class in two
         if isinstance(opened, RunResult):
             self.result = opened
@@ -234,9 +247,18 @@ class _Steps(Generic[S]):
             raise error
 
     async def _close(self) -> None:
+        if self._flow is not None:  # by hand, since a running event loop would do it some time; refuses inside a step
+            await self._flow.aclose()
+        self._closed = True
         if self._cursor is not None and not self._cursor.stopped:
             await end(self._cursor, PAUSED_BY_CONSUMER)
+        if self._cursor is not None and self.result is None:
             self.result = opening.result_of(self._cursor)
+
+    def __del__(self) -> None:
+        if sys is not None and not sys.is_finalizing():
+            with suppress(RuntimeError, LoomcError):  # an async one without its event loop can only try
+                finish(self._close())
 
 
 class Stream(_Steps[S], Iterator[StepRecord[S]]):
@@ -262,10 +284,6 @@ class Stream(_Steps[S], Iterator[StepRecord[S]]):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        if sys is not None and not sys.is_finalizing():
-            self.close()
-
 
 class AsyncStream(_Steps[S], AsyncIterator[StepRecord[S]]):
     """The committed steps of a run, as they happen. Leaving it early pauses the run: use `async with`, or `aclose`."""
@@ -287,18 +305,13 @@ class AsyncStream(_Steps[S], AsyncIterator[StepRecord[S]]):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    def __del__(self) -> None:
-        if sys is not None and not sys.is_finalizing() and self._cursor is not None and not self._cursor.stopped:
-            with suppress(RuntimeError, LoomcError):  # without its event loop it can only try
-                finish(self._close())
-
 
 class LoopMethod(Generic[S]):
     """A loop on a method: through an instance it is that instance's `Loop`."""
 
     def __init__(self, spec: LoopSpec[S]) -> None:
-        self.spec = spec
         _look_like(self, spec.fn)
+        self.spec = spec
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -312,8 +325,8 @@ class AsyncLoopMethod(Generic[S]):
     """A loop on an async method: through an instance it is that instance's `AsyncLoop`."""
 
     def __init__(self, spec: LoopSpec[S]) -> None:
-        self.spec = spec
         _look_like(self, spec.fn)
+        self.spec = spec
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -449,7 +462,8 @@ def _respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
     }
     if unknown := set(changes) - set(options):
         raise TypeError(f"a loop has no option {', '.join(sorted(unknown))}; it has {', '.join(options)}")
-    return make_spec(spec.fn, **{**options, **changes}, names=spec.names)
+    changed = make_spec(spec.fn, **{**options, **changes}, names=spec.names)
+    return dataclasses.replace(changed, clock=spec.clock, adopts=spec.adopts)
 
 
 def _final(outcome: tuple[RunResult[S], BaseException | None]) -> S:
@@ -465,10 +479,12 @@ def _inform(error: BaseException, cursor: Cursor[Any] | None, result: RunResult[
         return
     run_id = cursor.lease.run_id
     known = {"run_id": run_id, "state": cursor.state, "best_state": result.best_state if result else None}
-    for name, value in known.items():
-        if getattr(error, name, None) is None:
-            with suppress(AttributeError, TypeError):  # errors with slots cannot carry it; the note says it too
-                setattr(error, name, value)
+    if getattr(error, "run_id", None) in (None, run_id):  # else it tells of a child, or of an enclosing run
+        for name, value in known.items():
+            if getattr(error, name, None) is None:
+                with suppress(AttributeError, TypeError):  # errors with slots cannot carry it; the note says it too
+                    setattr(error, name, value)
     note = opening.describe_resumption(run_id)
     if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+        with suppress(AttributeError, TypeError):  # frozen ones take no note either
+            error.add_note(note)

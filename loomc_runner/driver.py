@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import logging
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast
 
 from loom import tailrec, tailstream
 
+from loomc_runner.backtrack import Strategy
 from loomc_runner.budget import Ledger, OpenStep
 from loomc_runner.context import Scope, entered
 from loomc_runner.converge import first_reason
-from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, StallError, StoreError
+from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, SpecError, StallError, StoreError
 from loomc_runner.history import History
-from loomc_runner.records import Attempt, Lease, RunStatus, StepRecord, Transition
+from loomc_runner.records import INITIAL, Attempt, Lease, RunStatus, StepRecord, Transition
 from loomc_runner.scores import gain
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec
-from loomc_runner.step import Outcome, perform
-from loomc_runner.store import Store, block, patiently
+from loomc_runner.step import Outcome, limit_in, perform
+from loomc_runner.store import Store, block, finish, patiently
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -114,6 +116,14 @@ async def end(cursor: Cursor[S], verdict: Verdict) -> None:
     await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
 
 
+async def pause(cursor: Cursor[S], error: BaseException) -> None:
+    """Pause a run that something tears away between two steps."""
+    try:
+        await end(cursor, Verdict(RunStatus.PAUSED, f"paused: {_in_words(error)}", error=error))
+    except LoomcError as second:
+        log.warning("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
+
+
 def exhausted(run_id: str, error: BudgetExhausted) -> Verdict:
     """The verdict for a limit, of this run or of an enclosing one."""
     where = "" if error.run_id in {None, run_id} else f" of the enclosing run {error.run_id}"
@@ -132,9 +142,9 @@ async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tup
     if failure is None:
         try:
             return step, await _decide(cursor, scope, outcome, step)
-        except BudgetExhausted as error:
-            return step, exhausted(cursor.lease.run_id, error)
         except Exception as error:  # noqa: BLE001 - a judge that fails must not lose the step it judged
+            if limit := limit_in(error, cursor.ledger):
+                return step, exhausted(cursor.lease.run_id, limit)
             failure = error
             step = dataclasses.replace(step, error=_in_words(error))
     return step, Verdict(RunStatus.FAILED, f"failed: {_in_words(failure)}", "stop", error=failure)
@@ -142,7 +152,11 @@ async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tup
 
 async def _absorb(cursor: Cursor[S], step: StepRecord[S], error: Exception) -> tuple[StepRecord[S] | None, Verdict]:
     """A step that failed is committed if a strategy says where to go on, else the run has failed."""
-    target = _ask_strategies(cursor)
+    try:
+        target = chosen(cursor.spec.strategies, cursor.history)
+    except Exception as second:  # noqa: BLE001 - a strategy that fails absorbs nothing
+        second.__context__ = second.__context__ or error
+        target, error = None, second
     if target is None:
         cursor.history.drop_newest()
         return None, Verdict(RunStatus.FAILED, f"failed: {_in_words(error)}", error=error)
@@ -157,10 +171,12 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
     if outcome.done is not None:
         return Verdict(RunStatus.COMPLETED, "done: the step said so", "stop")
     scope.account.ledger.check_claims()  # a charge that crossed a cap, though the step returned all the same
-    reason = await first_reason(spec.detectors, history)
-    if reason is not None:
-        return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
-    target = _ask_strategies(cursor)
+    if spec.detectors:
+        asking = first_reason(spec.detectors, history)
+        reason = await asking if spec.is_async else finish(asking)
+        if reason is not None:
+            return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
+    target = chosen(spec.strategies, history)
     if spec.on_stall is not None and spec.on_stall(history):
         if spec.on_stall.handler is None:
             error = StallError(spec.on_stall.after)
@@ -186,13 +202,13 @@ async def _commit(
             verdict = dataclasses.replace(exhausted(ledger.run_id, error), decision=verdict.decision)
     if step is not None:
         priced = scope.account.priced
-        step = dataclasses.replace(
-            step, nano_usd=cost if priced else None, tokens=scope.account.tokens, decision=verdict.decision
-        )
-        cursor.history.replace_newest(step)
+        known = (cost if priced else None, scope.account.tokens, verdict.decision)
+        if known != (step.nano_usd, step.tokens, step.decision):
+            step = dataclasses.replace(step, nano_usd=known[0], tokens=known[1], decision=known[2])
+            cursor.history.replace_newest(step)
     elapsed = ledger.elapsed
     change = Transition(
-        at=cursor.spec.clock.now(),
+        at=cursor.spec.clock.now() if step is None else step.timestamp,
         step=step,
         state=outcome.text,
         charges=pending,
@@ -205,7 +221,7 @@ async def _commit(
         best_step=step.best_n if step else None,
         dearest_nano=ledger.dearest,
         result=outcome.result,
-        notes=_unpriced_note(cursor, scope),
+        notes=_unpriced_note(cursor, scope, outcome),
     )
     await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     del scope.pending[: len(pending)]
@@ -221,6 +237,8 @@ def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
     step = cursor.record
     if step is not None and outcome.text is not None:
         cursor.state, cursor.parent_n = cast("S", outcome.state), step.step_n
+    else:  # whatever the failed step did to the state it was given
+        cursor.state = cursor.history.state(cursor.parent_n)
     if verdict.status is not RunStatus.RUNNING:
         cursor.verdict = verdict
     elif verdict.next_n is not None and (verdict.decision or verdict.next_n != cursor.parent_n):
@@ -235,17 +253,19 @@ async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> Non
     if cursor.verdict is not None:  # the run has ended, and all of it is stored
         return
     cursor.verdict = Verdict(RunStatus.PAUSED, f"paused: {_in_words(error)}", error=error)
-    change = Transition(
-        cursor.spec.clock.now(),
+    change = Transition(cursor.spec.clock.now(), status=RunStatus.PAUSED, stop_reason=cursor.verdict.reason)
+    torn = dataclasses.replace(
+        change,
         charges=tuple(scope.pending),
-        status=RunStatus.PAUSED,
-        stop_reason=cursor.verdict.reason,
         keep_in_flight=True,
         worked=max(cursor.ledger.elapsed - cursor.worked, 0.0),
     )
     sleep = block if isinstance(error, GeneratorExit) else cursor.sleep
     try:
-        await patiently(sleep, cursor.store.commit, cursor.lease, change)
+        # A signal, or a warning that is an error, may also come right after the step was committed.
+        committed = cursor.store.get_run(cursor.lease.run_id).steps > scope.step_n
+        await patiently(sleep, cursor.store.commit, cursor.lease, change if committed else torn)
+        cursor.state = cursor.history.state(cursor.parent_n)
     except LoomcError as second:
         cursor.verdict = Verdict(RunStatus.INTERRUPTED, f"interrupted: {_in_words(error)}", error=error)
         log.warning("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
@@ -257,7 +277,7 @@ def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: Excep
         step_n=scope.step_n,
         parent_n=cursor.parent_n,
         score=outcome.score,
-        nano_usd=None,
+        nano_usd=scope.account.total if scope.account.priced else None,
         tokens=scope.account.tokens,
         timestamp=cursor.spec.clock.now(),
         duration=outcome.duration,
@@ -275,10 +295,19 @@ def _best_so_far(cursor: Cursor[S], score: float | None) -> int | None:
     return cursor.step_n if best is None or gain(score, best, cursor.spec.direction) > 0 else best_n
 
 
-def _ask_strategies(cursor: Cursor[S]) -> int | None:
-    for strategy in cursor.spec.strategies:
-        if (target := strategy(cursor.history)) is not None:
-            return target
+def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:
+    """The step to go on from that the first strategy names, or None.
+
+    Raises:
+        SpecError: When it is none of the steps there are.
+    """
+    for strategy in strategies:
+        target = strategy(history)
+        if target is None:
+            continue
+        if isinstance(target, bool) or not isinstance(target, int) or not INITIAL <= target < len(history):
+            raise SpecError(f"{strategy} must return the number of a step (-1: the initial state), not {target!r}")
+        return target
     return None
 
 
@@ -294,11 +323,15 @@ def _escalation(cursor: Cursor[S]) -> Callable[[S], Any] | None:
 def _attempt(scope: Scope, outcome: Outcome[Any], cost: int) -> Attempt:
     error = outcome.error or outcome.exhausted
     words = "unknown" if error is None else _in_words(error)
-    return Attempt(scope.step_n, 0, words, "unknown", cost, outcome.started_at, outcome.duration)
+    started_at = scope.clock.now() - timedelta(seconds=outcome.duration)
+    return Attempt(scope.step_n, 0, words, "unknown", cost, started_at, outcome.duration)
 
 
-def _unpriced_note(cursor: Cursor[S], scope: Scope) -> tuple[str, ...] | None:
-    if scope.account.priced or not cursor.ledger.dollar_capped or UNPRICED in cursor.notes:
+def _unpriced_note(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[str, ...] | None:
+    ledger = cursor.ledger
+    if scope.account.priced or outcome.text is None or not ledger.dollar_capped or ledger.strict:
+        return None
+    if UNPRICED in cursor.notes:
         return None
     cursor.notes = (*cursor.notes, UNPRICED)
     return cursor.notes
@@ -311,7 +344,10 @@ async def _take_turn(cursor: Cursor[S]) -> None:
 
 
 def _in_words(error: BaseException) -> str:
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken error is still the error of the step
+        text = "its message cannot be shown"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -339,7 +375,7 @@ async def drive(cursor: Cursor[S]) -> Cursor[S]:
 
 
 @_typed(tailstream)
-async def flow(cursor: Cursor[S]) -> AsyncIterator[StepRecord[S]]:
+async def flow(cursor: Cursor[S]) -> AsyncGenerator[StepRecord[S]]:
     """Advance until the run stops, giving each committed step as it happens."""
     if cursor.stopped:
         return

@@ -1,51 +1,148 @@
-"""A whole run as JSON, JSON Lines or CSV, written piece by piece, so that its size does not matter."""
+"""A run as JSON, JSON Lines or CSV, with stable keys, written piece by piece, so that its size does not matter."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, TextIO
 
-from loomc_runner.records import INITIAL, Run
-from loomc_runner.report import attempt_json, charge_json, page_steps, run_json, step_json
+from loomc_runner.records import NANO, Attempt, Charge, Run, StepRecord
+from loomc_runner.report import Limit, initial_state, page_steps, printable
 from loomc_runner.store import Store
 
 FORMAT = "loomc.run/1"
+
+CSV_COLUMNS = (
+    *("step_n", "parent_n", "score", "cost_usd", "tokens", "timestamp", "duration", "error", "decision", "best_n"),
+    "state",
+)
 
 
 def write_json(store: Store, run: Run, out: TextIO) -> None:
     """One JSON object: `format`, `run`, `initial_state`, `steps` with states, `attempts`, `charges`, `children`."""
     head = {"format": FORMAT, "run": run_json(store, run), "initial_state": _initial_state(store, run)}
-    out.write(json.dumps(head)[:-1])
-    for name, items in _lists(store, run).items():
-        out.write(f',\n"{name}": [')
-        out.writelines(("," if index else "") + "\n" + json.dumps(item) for index, item in enumerate(items))
-        out.write("]")
-    out.write("}\n")
+    write_object(out, head, _lists(store, run))
 
 
 def write_jsonl(store: Store, run: Run, out: TextIO) -> None:
     """One JSON object a line: the run first, then each step, attempt, charge and child, named by `type`."""
     head = {"type": "run", "format": FORMAT, **run_json(store, run), "initial_state": _initial_state(store, run)}
-    out.write(json.dumps(head) + "\n")
+    out.write(to_json(head) + "\n")
     for name, items in _lists(store, run).items():
         kind = "child" if name == "children" else name.removesuffix("s")
         rows = (item if isinstance(item, dict) else {"id": item} for item in items)
-        out.writelines(json.dumps({"type": kind, **row}) + "\n" for row in rows)
+        out.writelines(to_json({"type": kind, **row}) + "\n" for row in rows)
 
 
 def write_csv(store: Store, run: Run, out: TextIO) -> None:
-    """One row a step, with the state as JSON in the last column."""
-    writer: Any = None
+    """One row a step, with the state as JSON in the last column; errors stand on one line, as on the terminal."""
+    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
     for row in _steps(store, run):
-        if writer is None:
-            writer = csv.DictWriter(out, list(row))
-            writer.writeheader()
-        writer.writerow({**row, "state": json.dumps(row["state"])})
+        error = None if row["error"] is None else printable(row["error"])
+        writer.writerow({**row, "error": error, "state": to_json(row["state"])})
 
 
 WRITERS = {"json": write_json, "jsonl": write_jsonl, "csv": write_csv}
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON in plain ASCII, without any control character."""
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
+def write_array(out: TextIO, items: Iterable[Any]) -> None:
+    """A JSON array, written item by item; nothing is written when there is no first item to be had for an error."""
+    source = iter(items)
+    out.write("[" + "".join("\n" + to_json(item) for item in islice(source, 1)))
+    out.writelines(",\n" + to_json(item) for item in source)
+    out.write("]")
+
+
+def write_object(out: TextIO, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:
+    """A JSON object: what is at hand, then arrays that are written item by item."""
+    out.write(to_json(head)[:-1])
+    for name, items in lists.items():
+        out.write(f',\n"{name}": ')
+        write_array(out, items)
+    out.write("}\n")
+
+
+def run_json(store: Store, run: Run) -> dict[str, Any]:
+    """A run as plain JSON with stable keys; `cost_usd` and `tokens` include child runs."""
+    spent, tokens = store.subtree(run.id)
+    return {
+        "id": run.id,
+        "loop": run.loop,
+        "source": run.source,
+        "status": run.status.value,
+        "stop_reason": run.stop_reason,
+        "created_at": run.created_at.isoformat(),
+        "updated_at": run.updated_at.isoformat(),
+        "parent_run_id": run.parent_run_id,
+        "parent_step": run.parent_step,
+        "forked_from": run.forked_from,
+        "resumes": run.resumes,
+        "in_flight": run.in_flight,
+        "budget": run.budget,
+        "steps": run.steps,
+        "cost_usd": spent / NANO,
+        "own_cost_usd": run.cost_usd,
+        "tokens": tokens,
+        "worked_seconds": run.worked,
+        "best_step": run.best_step,
+        "result": None if run.result is None else json.loads(run.result),
+        "tags": list(run.tags),
+        "notes": list(run.notes),
+    }
+
+
+def step_json(step: StepRecord[Any]) -> dict[str, Any]:
+    """A step as plain JSON with stable keys; `cost_usd` is null when nobody recorded a cost."""
+    return {
+        "step_n": step.step_n,
+        "parent_n": step.parent_n,
+        "score": step.score,
+        "cost_usd": step.cost_usd if step.priced else None,
+        "tokens": step.tokens,
+        "timestamp": step.timestamp.isoformat(),
+        "duration": step.duration,
+        "error": step.error,
+        "decision": step.decision,
+        "best_n": step.best_n,
+    }
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    """A failed or cut-off try as plain JSON with stable keys."""
+    return {
+        "step_n": attempt.step_n,
+        "attempt": attempt.attempt,
+        "error": attempt.error,
+        "category": attempt.category,
+        "cost_usd": attempt.nano_usd / NANO,
+        "started_at": attempt.started_at.isoformat(),
+        "duration": attempt.duration,
+    }
+
+
+def charge_json(charge: Charge) -> dict[str, Any]:
+    """A charge as plain JSON with stable keys."""
+    return {
+        "step_n": charge.step_n,
+        "usd": charge.nano_usd / NANO,
+        "tokens": charge.tokens,
+        "label": charge.label,
+        "at": charge.at.isoformat(),
+        "estimated": charge.estimated,
+    }
+
+
+def limit_json(limit: Limit) -> dict[str, Any]:
+    """A limit as plain JSON with stable keys."""
+    return {"name": limit.name, "used": limit.used, "limit": limit.limit, "left": limit.left}
 
 
 def _lists(store: Store, run: Run) -> dict[str, Iterable[Any]]:
@@ -53,7 +150,7 @@ def _lists(store: Store, run: Run) -> dict[str, Iterable[Any]]:
         "steps": _steps(store, run),
         "attempts": map(attempt_json, store.attempts(run.id)),
         "charges": map(charge_json, store.charges(run.id)),
-        "children": [child.id for child in store.list_runs(parent=run.id)],
+        "children": (child.id for child in store.list_runs(parent=run.id)),
     }
 
 
@@ -63,6 +160,5 @@ def _steps(store: Store, run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _initial_state(store: Store, run: Run) -> Any:
-    if run.loop is None:  # loomc 0.3.0 did not keep it
-        return None
-    return json.loads(store.state(run.id, INITIAL))
+    text = initial_state(store, run)
+    return None if text is None else json.loads(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from loomc_runner.errors import RunNotFound
@@ -15,7 +15,10 @@ from loomc_runner.store import Store
 S = TypeVar("S")
 
 RECENT = 128
+"""Steps read at once, and kept since they were made."""
+
 WINDOW = 512
+"""Steps read at once where all of a window is wanted, and older ones that are kept."""
 
 
 class History(Sequence[StepRecord[S]]):
@@ -61,6 +64,8 @@ class History(Sequence[StepRecord[S]]):
 
     def append(self, step: StepRecord[S], text: str | None) -> None:
         """Add the step that is about to be committed; without a text it has its parent's state."""
+        if len(self._recent) == RECENT:
+            self._keep([self._recent[0]])
         self._recent.append(step)
         self._length += 1
         self._newest = None if text is None else (step.step_n, text)
@@ -91,14 +96,18 @@ class History(Sequence[StepRecord[S]]):
             return self._store.state(self._run_id, newest.parent_n)
 
     def _at(self, step_n: int) -> StepRecord[S]:
-        if self._recent and step_n >= (first := self._recent[0].step_n):
+        first = self._recent[0].step_n if self._recent else self._length
+        if step_n >= first:
             return self._recent[step_n - first]
         if step_n not in self._older:
-            if len(self._older) >= RECENT:
-                self._older.clear()
-            rows = self._store.steps(self._run_id, max(step_n - 15, 0), step_n + 1)
-            self._older.update((row.step_n, self.record(row)) for row in rows)
+            begin = step_n - step_n % RECENT
+            self._keep(map(self.record, self._store.steps(self._run_id, begin, min(begin + RECENT, first))))
         return self._older[step_n]
+
+    def _keep(self, steps: Iterable[StepRecord[S]]) -> None:
+        if len(self._older) >= WINDOW:
+            self._older.clear()
+        self._older.update((step.step_n, step) for step in steps)
 
     def _window(self, start: int, stop: int) -> Iterator[StepRecord[S]]:
         first = self._recent[0].step_n if self._recent else self._length

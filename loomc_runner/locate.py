@@ -2,90 +2,145 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from loomc_runner.decorator import AsyncLoop, AsyncLoopMethod, Loop, LoopMethod
-from loomc_runner.errors import LoopNotFound
+from loomc_runner.errors import LoopNotFound, RunMismatch
 from loomc_runner.records import Run
 
 Handle = Loop[Any] | AsyncLoop[Any]
 
 
-def load_loop(target: str) -> Handle:
-    """The loop named as `module:loop` or `file.py:loop`.
-
-    Raises:
-        LoopNotFound: When there is no such module, file or loop.
-    """
-    place, _, qualname = target.rpartition(":")
-    if not place or not qualname:
-        raise LoopNotFound(f"{target!r} names no loop; write module:loop or file.py:loop")
-    module = load_file(Path(place)) if place.endswith(".py") else _import(place)
-    return _resolve(module, qualname, target)
-
-
 def loop_of(run: Run) -> Handle:
-    """The loop a run belongs to.
+    """The loop a run belongs to, imported from the file it was defined in, else by its module's name.
 
     Raises:
         LoopNotFound: When the run does not name it, or it cannot be imported; it tells how to name it.
     """
     if run.loop is None:
         raise LoopNotFound(f"run {run.id} was written by loomc 0.3.0, which kept no name of its loop; {_name_it(run)}")
-    place, _, qualname = run.loop.rpartition(":")
-    if "<locals>" in qualname:
-        raise LoopNotFound(f"{run.loop} is defined inside a function and cannot be imported; {_name_it(run)}")
-    try:
-        module = _import(place) if place and place != "__main__" else None
-    except LoopNotFound:
-        module = None
-    if module is None and run.source and Path(run.source).exists():
-        module = load_file(Path(run.source))
-    if module is None:
-        raise LoopNotFound(f"{run.loop} cannot be imported from here; {_name_it(run)}")
+    module = _module_of(run)
     for handle in _handles(module):
         if handle.spec.owns(run):
             return handle
+    place, _, qualname = run.loop.rpartition(":")
+    if not place:
+        raise LoopNotFound(f"{module.__name__} has no loop with the name {run.loop!r} any more; {_name_it(run)}")
     return _resolve(module, qualname, f"{run.loop} (of run {run.id})")
 
 
-def load_file(path: Path) -> ModuleType:
-    """Import a Python file: as part of its package when it lies in one, else as a module of its own."""
+def loop_named(target: str, run: Run) -> Handle:
+    """The loop that somebody names as `module:loop` or `file.py:loop`, for a run.
+
+    Raises:
+        LoopNotFound: When there is no such module, file or loop.
+        RunMismatch: When the run says itself that it belongs to another loop, and that one is there.
+    """
+    handle = _load(target)
+    if handle.spec.owns(run):
+        return handle
+    try:
+        own = loop_of(run)
+    except LoopNotFound:  # it has moved, or was never named: then it is as we are told
+        return type(handle)(dataclasses.replace(handle.spec, adopts=run.id))
+    raise RunMismatch(f"run {run.id} belongs to {own.spec.name}, not to {handle.spec.name}; loomc resume {run.id}")
+
+
+def _load(target: str) -> Handle:
+    place, _, qualname = target.rpartition(":")
+    if not place or not qualname:
+        raise LoopNotFound(f"{target!r} names no loop; write module:loop or file.py:loop")
+    module = _import_file(Path(place)) if place.endswith(".py") else _import(place, Path.cwd())
+    return _resolve(module, qualname, target)
+
+
+def _module_of(run: Run) -> ModuleType:
+    place, _, qualname = (run.loop or "").rpartition(":")
+    if "<locals>" in qualname:
+        raise LoopNotFound(
+            f"{run.loop} is defined inside a function, so nobody else can import it; resume it in Python, where it is, "
+            f'with .resume("{run.id}")'
+        )
+    source = Path(run.source) if run.source else None
+    if source is not None and source.is_file():
+        module = _import_file(source, place)
+        if place == "__main__":  # where the types of its states say they live; multiprocessing does the same
+            sys.modules[place] = module
+        return module
+    if place and place != "__main__":
+        return _import(place, Path.cwd())
+    raise LoopNotFound(f"{run.loop} cannot be imported: {source or 'its file'} is not there any more; {_name_it(run)}")
+
+
+def _import_file(path: Path, name: str = "") -> ModuleType:
+    """Import a Python file: under the name it had, or as part of its package, or as a module of its own."""
     path = path.absolute()
     if not path.is_file():
         raise LoopNotFound(f"there is no file {path}")
-    root, name = path.parent, path.stem
+    root, dotted = _root_of(path, name)
+    if "." in dotted or path.name == "__init__.py":
+        module = _import(dotted, root)
+        if (found := module.__file__) is None or not path.samefile(found):
+            raise LoopNotFound(f"{path} cannot be imported: its name {dotted} is taken by {found}")
+        return module
+    return _import_alone(path)
+
+
+def _root_of(path: Path, name: str) -> tuple[Path, str]:
+    """The folder to import a file from, and its name there."""
+    inside = path.parent if path.name == "__init__.py" else path.with_suffix("")
+    parts = name.split(".")
+    if inside.parts[-len(parts) :] == tuple(parts):
+        return inside.parents[len(parts) - 1], name
+    root = inside.parent
     while (root / "__init__.py").exists():
-        root, name = root.parent, f"{root.name}.{name}"
-    _search(root)
-    if "." in name:
-        return _import(name)
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
-        return loaded
+        root = root.parent
+    return root, ".".join(inside.relative_to(root).parts)
+
+
+def _import_alone(path: Path) -> ModuleType:
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) == str(path):
+        return known
+    name = path.stem if known is None else str(path)  # a script may be called like a module that is loaded
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise LoopNotFound(f"{path} cannot be imported")
+        raise LoopNotFound(f"{path} cannot be imported: it is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    _search(path.parent)
+    try:
+        _guarded(str(path), spec.loader.exec_module, module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 
-def _import(name: str) -> ModuleType:
-    _search(Path.cwd())
+def _import(name: str, root: Path) -> ModuleType:
+    _search(root)
+    if not all(name.split(".")):
+        raise LoopNotFound(f"{name!r} is no name of a module; write module:loop or file.py:loop")
+    return cast("ModuleType", _guarded(name, importlib.import_module, name))
+
+
+def _guarded(name: str, load: Callable[..., Any], *args: Any) -> Any:
+    """Run the code of a module; whatever it raises is told in one line."""
     try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and not name.startswith(error.name):
-            raise  # the module is there; something that it needs is not
-        raise LoopNotFound(f"there is no module {name} to import from {Path.cwd()}") from error
+        return load(*args)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise LoopNotFound(
+                f"there is no module {name} to import from {sys.path[0]}; file.py:loop names a file"
+            ) from None
+        raise LoopNotFound(f"{name} cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def _search(folder: Path) -> None:
@@ -100,12 +155,13 @@ def _handles(module: ModuleType) -> Iterator[Handle]:
 def _resolve(module: ModuleType, qualname: str, target: str) -> Handle:
     found: Any = module
     for part in qualname.split("."):
-        found = found.__dict__.get(part) if isinstance(found, type) else getattr(found, part, None)
-        if found is None:
-            names = ", ".join(handle.spec.fn.__qualname__ for handle in _handles(module)) or "none"
-            raise LoopNotFound(f"{target}: {module.__name__} has no loop {qualname}; its loops: {names}")
+        found = getattr(found, part, None)
+    if found is None:
+        names = ", ".join(handle.spec.fn.__qualname__ for handle in _handles(module)) or "none"
+        raise LoopNotFound(f"{target}: {module.__name__} has no loop {qualname}; its loops: {names}")
     if isinstance(found, LoopMethod | AsyncLoopMethod):
-        raise LoopNotFound(f"{target} is a method; resume it in Python, through its instance: obj.{part}.resume(...)")
+        name = qualname.rpartition(".")[2]
+        raise LoopNotFound(f"{target} is a method; resume it in Python, through its instance: obj.{name}.resume(...)")
     if not isinstance(found, Loop | AsyncLoop):
         raise LoopNotFound(f"{target} is no loop, but {type(found).__name__}; put @loop over it")
     return found

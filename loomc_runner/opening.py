@@ -6,18 +6,27 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from loomc_runner.budget import SAFETY_CAP, Budget, Ledger
 from loomc_runner.context import current_scope
-from loomc_runner.driver import Cursor, Verdict, end, exhausted
-from loomc_runner.errors import BudgetExhausted, NotResumable, RunMismatch, RunNotFound, SpecError, StateError
+from loomc_runner.driver import Cursor, Verdict, chosen, end, exhausted
+from loomc_runner.errors import (
+    BudgetExhausted,
+    LoomcError,
+    NotResumable,
+    RunMismatch,
+    RunNotFound,
+    SpecError,
+    StateError,
+)
 from loomc_runner.history import History
 from loomc_runner.records import INITIAL, NANO, Claim, Run, RunResult, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
 from loomc_runner.step import result_codec
-from loomc_runner.store import Resumption, Store, block, open_store, patiently
+from loomc_runner.store import Resumption, Store, block, finish, open_store, patiently
 
 S = TypeVar("S")
 
@@ -35,6 +44,11 @@ def store_of(spec: LoopSpec[Any]) -> Store:
     """Where a run of this loop is kept: a loop called inside a step shares the store of the enclosing run."""
     scope = current_scope()
     return open_store(spec.checkpoint) if scope is None else scope.store
+
+
+async def look_up(spec: LoopSpec[Any], store: Store, run_id: str) -> Run:
+    """The run with this id, as it stands now."""
+    return await patiently(_sleep(spec), store.get_run, run_id)
 
 
 async def begin(spec: LoopSpec[S], state: S, run_id: str) -> Cursor[S]:
@@ -81,7 +95,7 @@ async def begin(spec: LoopSpec[S], state: S, run_id: str) -> Cursor[S]:
 async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force: bool) -> Cursor[S]:
     """Take an existing run over and put it where its next step starts."""
     store = store_of(spec)
-    run = store.get_run(run_id)
+    run = await look_up(spec, store, run_id)
     check_owner(spec, run)
     check_status(run, force=force)
     kept = _agreed_budget(spec, store, run, budget)
@@ -99,13 +113,14 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     try:
         check_status(claim.run, force=force)  # it may have ended between the look and the claim
         cursor = _place(spec, store, claim, kept)
+        await _start(cursor)
     except BaseException as error:
-        status = RunStatus.PAUSED if claim.run.status is RunStatus.INTERRUPTED else claim.run.status
-        reason = claim.run.stop_reason or f"paused: {error}"
-        change = Transition(spec.clock.now(), status=status, stop_reason=reason)
-        await patiently(_sleep(spec), store.commit, claim.lease, change)
+        stopped = claim.run.status not in {RunStatus.RUNNING, RunStatus.INTERRUPTED}
+        status = claim.run.status if stopped else RunStatus.PAUSED
+        change = Transition(spec.clock.now(), status=status, stop_reason=claim.run.stop_reason or f"paused: {error}")
+        with suppress(LoomcError):  # the first error tells more
+            await patiently(_sleep(spec), store.commit, claim.lease, change)
         raise
-    await _start(cursor)
     return cursor
 
 
@@ -137,7 +152,11 @@ async def _start(cursor: Cursor[Any]) -> None:
         await end(cursor, exhausted(run_id, error))
         return
     change = Transition(cursor.spec.clock.now(), in_flight=cursor.step_n, reserved_nano=cursor.account.reserved)
-    await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+    try:
+        await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+    except BaseException:
+        cursor.account.settle()
+        raise
 
 
 def _next_parent(spec: LoopSpec[Any], history: History[Any]) -> int:
@@ -147,10 +166,10 @@ def _next_parent(spec: LoopSpec[Any], history: History[Any]) -> int:
     newest = history[-1]
     if newest.decision and newest.decision.startswith("restore "):
         return int(newest.decision.removeprefix("restore "))
-    for strategy in spec.strategies:
-        if (target := strategy(history)) is not None:
-            return target
-    return newest.step_n
+    if newest.error is not None:  # of a scorer or a detector: the state is there, and paid for
+        return newest.step_n
+    target = chosen(spec.strategies, history)
+    return newest.step_n if target is None else target
 
 
 def fork(spec: LoopSpec[Any] | None, store: Store, run_id: str, step: int, update: Mapping[str, Any] | None) -> str:
@@ -159,13 +178,14 @@ def fork(spec: LoopSpec[Any] | None, store: Store, run_id: str, step: int, updat
     Without a spec (from the terminal) the new state is taken as it is; with one it is checked against its type.
     """
     origin = store.get_run(run_id)
+    if spec is not None:
+        check_owner(spec, origin)
     if isinstance(step, bool) or not isinstance(step, int) or not INITIAL <= step < max(origin.steps, 1):
         raise RunNotFound(f"run {run_id} has no step {step!r}; loomc show {run_id} lists them (-1: initial state)")
     text = store.state(run_id, step)
     if update is not None:
         text = _updated(text, update)
     if spec is not None:
-        check_owner(spec, origin)
         codec: Codec[Any] = Codec(stored_type(spec, origin))
         text = codec.encode_checked(codec.decode(text))
     return _insert_fork(store, origin, step, text, spec)
@@ -188,9 +208,9 @@ def _insert_fork(store: Store, origin: Run, step: int, text: str, spec: LoopSpec
         budget=origin.budget,
         tags=origin.tags,
     )
-    lease = store.create_run(run, text)
+    lease = finish(patiently(block, store.create_run, run, text))
     reason = f"paused: forked from step {step} of {origin.id}, not begun"
-    store.commit(lease, Transition(at, status=RunStatus.PAUSED, stop_reason=reason))
+    finish(patiently(block, store.commit, lease, Transition(at, status=RunStatus.PAUSED, stop_reason=reason)))
     return run.id
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import math
+import unicodedata
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,46 +12,79 @@ from typing import Any
 from loomc_runner.budget import SAFETY_CAP, Budget
 from loomc_runner.clock import format_duration
 from loomc_runner.errors import RunNotFound
-from loomc_runner.records import INITIAL, NANO, Attempt, Charge, Run, RunStatus, StepRecord
+from loomc_runner.records import INITIAL, NANO, Attempt, Run, RunStatus, StepRecord
 from loomc_runner.store import Store
 
-WINDOW = 500
+WINDOW = 200
 
-NEXT = {
-    RunStatus.RUNNING: "",
-    RunStatus.COMPLETED: "",
-    RunStatus.STALLED: " --force",
-    RunStatus.CANCELLED: " --force",
-}
+ENDS = {"done": "✔ done", "converged": "✔ converged"}
+"""The mark of a completed run's last step, by the first word of its stop reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit of a budget: what was used, and how much there is."""
+    """One limit of a budget: what was used, and how much there is; printed as it is said."""
 
     name: str
     used: float
     limit: float
 
+    @property
+    def left(self) -> float:
+        """What is left of it; below zero when more was used than allowed."""
+        return self.limit - self.used
+
     def __str__(self) -> str:
-        """The limit in words, such as `$0.32 of $2.00` or `4m10s of 10m00s`."""
+        """The limit in words, such as `$0.32 of $2.00, $1.68 left` or `4 of 15 iterations, 11 left`."""
+        unit = f" {self.name}" if self.name in {"iterations", "tokens"} else ""
+        over = f"{self._amount(-self.left)} over" if self.left < 0 else "nothing left"
+        rest = f"{self._amount(self.left)} left" if self.left > 0 else over
+        return f"{self._amount(self.used)} of {self._amount(self.limit)}{unit}, {rest}"
+
+    def _amount(self, value: float) -> str:
         if self.name == "usd":
-            return f"${self.used:.2f} of ${self.limit:.2f}"
-        if self.name == "wall_clock":
-            return f"{format_duration(self.used)} of {format_duration(self.limit)}"
-        return f"{self.used:g} of {self.limit:g} {self.name}"
+            return dollars(value)
+        return format_duration(value) if self.name == "wall_clock" else f"{value:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of a run's story: a committed step, or a try that did not become one.
+    """One line of a run's story: a committed step, a try that did not become one, or the step that is under way.
 
-    `total_usd` is what the run had spent after it, child runs included. `marks` are words such as `from step 2`.
+    `cost_usd` is None when nobody recorded a cost, `duration` when nobody took the time. `total_usd` is what the run
+    had spent after it, child runs included. `marks` are words such as `↩ from step 2`.
     """
 
-    record: StepRecord[Any] | Attempt
+    step_n: int
+    cost_usd: float | None
     total_usd: float
+    score: float | None
+    duration: float | None
     marks: tuple[str, ...]
+    error: str | None
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, so that it is one line and nothing in it steers a terminal.
+
+    Control, format (bidirectional ones too), private and unassigned characters and line separators become
+    escapes as Python writes them; what can be seen, and any kind of space, stays.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if _is_harmless(char) else ascii(char)[1:-1] for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
+def dollars(usd: float) -> str:
+    """Money as a person reads it: two decimals, or up to four where they say something."""
+    if 0 < usd < 0.0001:
+        return "<$0.0001"
+    whole, _, cents = f"{usd:.4f}".partition(".")
+    return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
 
 
 def find_run(store: Store, prefix: str) -> Run:
@@ -71,43 +106,45 @@ def find_run(store: Store, prefix: str) -> Run:
 
 
 def page_runs(
-    store: Store, *, status: RunStatus | None, loop: str | None, limit: int | None, offset: int
+    store: Store, *, status: RunStatus | None = None, loop: str | None = None, limit: int | None = None, offset: int = 0
 ) -> Iterator[Run]:
     """Runs, newest first, read in windows so that the first ones are there at once."""
-    left = limit
-    while left is None or left > 0:
-        size = WINDOW if left is None else min(WINDOW, left)
+    left = math.inf if limit is None else limit
+    while left > 0:
+        size = int(min(WINDOW, left))
         runs = store.list_runs(status=status, loop=loop, limit=size, offset=offset)
         yield from runs
         if len(runs) < size:
             return
-        offset, left = offset + size, None if left is None else left - size
+        offset, left = offset + size, left - size
 
 
 def page_steps(store: Store, run: Run) -> Iterator[StepRecord[Any]]:
     """All committed steps of a run, in order, read in windows."""
     for start in range(0, run.steps, WINDOW):
-        yield from store.steps(run.id, start, start + WINDOW)
+        yield from store.steps(run.id, start, min(start + WINDOW, run.steps))
 
 
 def story(store: Store, run: Run) -> Iterator[Line]:
-    """The run line by line: its steps in order, each after the tries of it that failed."""
-    attempts, total, previous = list(store.attempts(run.id)), 0, INITIAL
+    """The run line by line: its steps in order, each after the tries of it that failed; then what is under way."""
+    attempts, total, previous = deque(store.attempts(run.id)), 0, INITIAL
+    capped = _is_dollar_capped(store, run)
     for step in page_steps(store, run):
         while attempts and attempts[0].step_n <= step.step_n:
-            attempt = attempts.pop(0)
-            total += attempt.nano_usd
-            yield Line(attempt, total / NANO, ())
+            total += attempts[0].nano_usd
+            yield _failed_try(attempts.popleft(), total)
         total += step.nano_usd or 0
-        yield Line(step, total / NANO, _marks(run, step, previous))
+        yield _committed(run, step, total, previous, unpriced=capped and not step.priced)
         previous = step.step_n
     for attempt in attempts:
         total += attempt.nano_usd
-        yield Line(attempt, total / NANO, ())
+        yield _failed_try(attempt, total)
+    if run.in_flight is not None:
+        yield _under_way(run, total, store.subtree(run.id)[0])
 
 
-def _marks(run: Run, step: StepRecord[Any], previous: int) -> tuple[str, ...]:
-    marks = []
+def _committed(run: Run, step: StepRecord[Any], total: int, previous: int, *, unpriced: bool) -> Line:
+    marks = ["⚠ no cost recorded"] if unpriced else []
     if step.parent_n != previous:
         marks.append(f"↩ from step {step.parent_n}" if step.parent_n != INITIAL else "↩ from the initial state")
     if step.step_n == run.best_step:
@@ -115,9 +152,32 @@ def _marks(run: Run, step: StepRecord[Any], previous: int) -> tuple[str, ...]:
     if step.decision == "escalate":
         marks.append("⇧ escalated")
     if step.step_n == run.steps - 1 and run.status is RunStatus.COMPLETED:
-        word = "done" if (run.stop_reason or "").startswith("done") else "converged"
-        marks.append(f"✔ {word}")
-    return tuple(marks)
+        marks.append(ENDS.get((run.stop_reason or "").partition(":")[0], "✔ completed"))
+    cost = step.cost_usd if step.priced else None
+    return Line(step.step_n, cost, total / NANO, step.score, step.duration or None, tuple(marks), step.error)
+
+
+def _failed_try(attempt: Attempt, total: int) -> Line:
+    cost = attempt.nano_usd / NANO
+    return Line(attempt.step_n, cost, total / NANO, None, attempt.duration or None, (), attempt.error)
+
+
+def _under_way(run: Run, total: int, spent: int) -> Line:
+    """The step a run was in when its record was read: what is spent and belongs to no other line is its cost."""
+    cost = max(spent - total, 0)
+    marks = ("… under way",) if run.status is RunStatus.RUNNING else ("✂ cut off",)
+    return Line(run.in_flight or 0, cost / NANO, (total + cost) / NANO, None, None, marks, None)
+
+
+def _is_dollar_capped(store: Store, run: Run) -> bool:
+    if (run.budget or {}).get("usd") is not None:
+        return True
+    return run.parent_run_id is not None and _is_dollar_capped(store, store.get_run(run.parent_run_id))
+
+
+def reason(run: Run) -> str:
+    """Why the run is where it is, in words; empty while it runs."""
+    return run.stop_reason or ("interrupted: its process died" if run.status is RunStatus.INTERRUPTED else "")
 
 
 def limits(store: Store, run: Run) -> list[Limit]:
@@ -133,90 +193,45 @@ def limits(store: Store, run: Run) -> list[Limit]:
     return [Limit(name, used, float(limit)) for name, used, limit in pairs if limit is not None]
 
 
-def command_to_go_on(run: Run, reached: list[Limit]) -> str | None:
-    """The command that goes on with the run, or None when there is nothing to go on with."""
-    if NEXT.get(run.status) == "":
+def command_to_go_on(store: Store, run: Run) -> str | None:
+    """The command that goes on with the run, or None when there is nothing to go on with.
+
+    A child run goes on with the run it belongs to, which pays for it.
+    """
+    if run.status in {RunStatus.RUNNING, RunStatus.COMPLETED} or not _has_a_state(store, run):
         return None
-    options = NEXT.get(run.status, "")
+    if run.parent_run_id is not None:
+        return command_to_go_on(store, store.get_run(run.parent_run_id))
+    options = " module:loop" if run.loop is None else ""  # loomc 0.3.0 kept no name
+    if run.status in {RunStatus.STALLED, RunStatus.CANCELLED}:
+        options += " --force"
     if run.status is RunStatus.BUDGET_EXHAUSTED:
-        names = {"usd": "--usd", "tokens": "--tokens", "iterations": "--iterations", "wall_clock": "--wall-clock"}
-        short = [limit for limit in reached if limit.name in (run.stop_reason or "")]
-        options = "".join(f" {names[limit.name]} {_more(limit)}" for limit in short)
+        expected = (run.budget or {}).get("step_usd") or run.dearest_nano / NANO
+        reached = (limit for limit in limits(store, run) if _is_reached(limit, run))
+        options += "".join(f" --{limit.name.replace('_', '-')} {_more(limit, expected)}" for limit in reached)
     return f"loomc resume {run.id}{options}"
 
 
-def _more(limit: Limit) -> str:
-    wanted = max(limit.limit, limit.used) * 1.5
-    if limit.name == "wall_clock":
-        return f"{wanted:.0f}s"
-    return f"{wanted:.2f}" if limit.name == "usd" else f"{wanted:.0f}"
+def initial_state(store: Store, run: Run) -> str | None:
+    """The state a run began with, as JSON text; None in runs of loomc 0.3.0, which did not keep it."""
+    try:
+        return store.state(run.id, INITIAL)
+    except RunNotFound:
+        return None
 
 
-def run_json(store: Store, run: Run) -> dict[str, Any]:
-    """A run as plain JSON with stable keys; `cost_usd` and `tokens` include child runs."""
-    spent, tokens = store.subtree(run.id)
-    return {
-        "id": run.id,
-        "loop": run.loop,
-        "source": run.source,
-        "status": run.status.value,
-        "stop_reason": run.stop_reason,
-        "created_at": run.created_at.isoformat(),
-        "updated_at": run.updated_at.isoformat(),
-        "parent_run_id": run.parent_run_id,
-        "parent_step": run.parent_step,
-        "forked_from": run.forked_from,
-        "resumes": run.resumes,
-        "in_flight": run.in_flight,
-        "budget": run.budget,
-        "steps": run.steps,
-        "cost_usd": spent / NANO,
-        "own_cost_usd": run.cost_usd,
-        "tokens": tokens,
-        "worked_seconds": run.worked,
-        "best_step": run.best_step,
-        "result": None if run.result is None else json.loads(run.result),
-        "tags": list(run.tags),
-        "notes": list(run.notes),
-    }
+def _has_a_state(store: Store, run: Run) -> bool:
+    return run.steps > 0 or initial_state(store, run) is not None
 
 
-def step_json(step: StepRecord[Any]) -> dict[str, Any]:
-    """A step as plain JSON with stable keys; `cost_usd` is null when nobody recorded a cost."""
-    return {
-        "step_n": step.step_n,
-        "parent_n": step.parent_n,
-        "score": step.score,
-        "cost_usd": step.cost_usd if step.priced else None,
-        "tokens": step.tokens,
-        "timestamp": step.timestamp.isoformat(),
-        "duration": step.duration,
-        "error": step.error,
-        "decision": step.decision,
-        "best_n": step.best_n,
-    }
+def _is_reached(limit: Limit, run: Run) -> bool:
+    return limit.left <= 0 or (run.stop_reason or "").startswith(f"budget: {limit.name} ")
 
 
-def attempt_json(attempt: Attempt) -> dict[str, Any]:
-    """A failed or cut-off try as plain JSON with stable keys."""
-    return {
-        "step_n": attempt.step_n,
-        "attempt": attempt.attempt,
-        "error": attempt.error,
-        "category": attempt.category,
-        "cost_usd": attempt.nano_usd / NANO,
-        "started_at": attempt.started_at.isoformat(),
-        "duration": attempt.duration,
-    }
-
-
-def charge_json(charge: Charge) -> dict[str, Any]:
-    """A charge as plain JSON with stable keys."""
-    return {
-        "step_n": charge.step_n,
-        "usd": charge.nano_usd / NANO,
-        "tokens": charge.tokens,
-        "label": charge.label,
-        "at": charge.at.isoformat(),
-        "estimated": charge.estimated,
-    }
+def _more(limit: Limit, expected_usd: float) -> str:
+    """Half as much again, and enough for the next step."""
+    if limit.name != "usd":
+        wanted = math.ceil(max(limit.limit, limit.used) * 1.5)
+        return f"{wanted}s" if limit.name == "wall_clock" else str(wanted)
+    wanted_usd = max(limit.limit, limit.used + expected_usd) * 1.5
+    return f"{wanted_usd:.2f}" if wanted_usd >= 0.1 else f"{wanted_usd:.2g}"

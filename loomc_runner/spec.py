@@ -55,16 +55,23 @@ class LoopSpec(Generic[S]):
         """Whether the loop's result is the best state and not the newest."""
         return any(getattr(strategy, "returns_best", False) for strategy in self.strategies)
 
-    @cached_property
+    @property
     def annotations(self) -> tuple[Any, Any]:
-        """The declared types of the state and of a `Done` result; None where nothing is declared."""
+        """The declared types of the state and of a `Done` result; None where nothing is declared, or not yet."""
+        try:
+            return self._annotations
+        except NameError:  # a class that is defined further down: looked up again the next time
+            return None, None
+
+    @cached_property
+    def _annotations(self) -> tuple[Any, Any]:
         return annotation_of(self.fn, 0 if inspect.ismethod(self.fn) or not self.is_method else 1, self.names)
 
     @cached_property
     def spec_hash(self) -> str:
         """A fingerprint of the options."""
-        options = (self.budget, [str(part) for part in (*self.detectors, *self.strategies, self.on_stall)])
-        return _digest(f"{self.name} {options}")
+        parts = parts_of((self.detectors, self.strategies, self.on_stall, self.scorer, self.cost_fn))
+        return _digest(f"{self.name} {self.budget} {[_in_words(part) for part in parts]}")
 
     @cached_property
     def code_hash(self) -> str:
@@ -146,13 +153,23 @@ def _check_function(fn: Any) -> bool:
         raise SpecError(f"@loop decorates a function of one state, not {fn!r}")
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise SpecError(f"@loop on {fn.__qualname__}: a step returns the next state, it does not yield")
-    kinds = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-    parameters = [p for p in inspect.signature(fn).parameters.values() if p.default is p.empty or p.kind in kinds]
-    needed = [p for p in parameters if p.kind in kinds and p.default is p.empty] or parameters[:1]
-    stray = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
-    if len(needed) not in {1, 2} or stray:
-        raise SpecError(f"@loop on {fn.__qualname__}{inspect.signature(fn)}: a step takes one state (and self)")
-    return len(needed) == 2
+    is_method = _is_in_class(fn) and _takes(fn, 2)
+    if not is_method and not _takes(fn, 1):
+        raise SpecError(f"@loop on {fn.__qualname__}: a step takes one state (and self), and needs nothing else")
+    return is_method
+
+
+def _is_in_class(fn: Any) -> bool:
+    parent = fn.__qualname__.rpartition(".")[0]
+    return bool(parent) and not parent.endswith("<locals>") and not inspect.ismethod(fn)
+
+
+def _takes(fn: Any, count: int) -> bool:
+    try:
+        inspect.signature(fn).bind(*range(count))
+    except (TypeError, ValueError):  # ValueError: some functions in C do not tell what they take
+        return False
+    return True
 
 
 def _listed(value: Any) -> list[Any]:
@@ -162,6 +179,8 @@ def _listed(value: Any) -> list[Any]:
 def _as_strategy(value: Any) -> Strategy:
     if not callable(value) or isinstance(value, type):
         raise SpecError(f"backtrack={value!r}: give a strategy, such as BestScore() or LastGood()")
+    if is_coroutine_function(value):
+        raise SpecError(f"backtrack={value!r}: a strategy must answer at once; make it a plain function")
     strategy: Strategy = value
     return strategy
 
@@ -199,15 +218,26 @@ def _the_direction(parts: list[Any]) -> Direction:
 
 
 def _check_name(name: str | None) -> str | None:
-    if name is not None and (not isinstance(name, str) or not name.strip() or not name.isprintable()):
+    if name is not None and not _is_word(name):
         raise SpecError(f"name={name!r}: give a name of printable characters")
     return name
 
 
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
 def _check_tags(tags: Any) -> tuple[str, ...]:
-    if isinstance(tags, str) or not all(isinstance(tag, str) and tag.isprintable() for tag in tags):
-        raise SpecError(f"tags={tags!r}: give a list of strings")
+    if not isinstance(tags, Sequence) or isinstance(tags, str) or not all(map(_is_word, tags)):
+        raise SpecError(f"tags={tags!r}: give a list of printable strings")
     return tuple(tags)
+
+
+def _in_words(part: Any) -> str:
+    """A part of a declaration, the same in every process."""
+    if part is None or isinstance(part, bool | int | float | str):
+        return repr(part)
+    return str(getattr(part, "__qualname__", None) or type(part).__qualname__)
 
 
 def _source_of(fn: Callable[..., Any]) -> str | None:

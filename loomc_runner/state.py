@@ -8,22 +8,52 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from loomc_runner.errors import StateError
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 S = TypeVar("S")
 
-UNNAMED = "<locals>"
+NOTHING = object()
+"""Stands for a part that is not there at all."""
+
+DOUBTS = ("null", "NaN", "Infinity")
+"""What a text holds when the serializer may have let something pass: a missing value, or no finite number."""
+
+LONGEST_NUMBER = 4000
+"""Digits; a number that is somewhat longer can be written, but not read back."""
+
+PLAIN = {
+    "bool": {"metadata"},
+    "default": {"copy_default", "default", "default_factory", "default_factory_takes_data", "metadata", "schema"},
+    "dict": {"keys_schema", "metadata", "values_schema"},
+    "float": {"metadata"},
+    "int": {"metadata"},
+    "list": {"items_schema", "metadata"},
+    "model": {"cls", "config", "custom_init", "generic_origin", "metadata", "ref", "root_model", "schema"},
+    "model-field": {"frozen", "metadata", "schema", "serialization_alias", "validation_alias"},
+    "model-fields": {"computed_fields", "fields", "model_name"},
+    "nullable": {"metadata", "schema"},
+    "str": {"metadata"},
+}
+"""Pydantic's schemas, with the only keys they may have, for which strict serialization proves that all comes back."""
+
+PLAIN_CONFIG = {"title", "validate_by_alias", "validate_by_name"}
+
+STR = {"type": "str"}
+
+SCALARS = {bool, int, str, NoneType}
 
 
 class Codec(Generic[S]):
     """Turns states of one declared type into JSON text and back.
 
-    Pydantic does the work, with the type the function declares; field names are used, never aliases.
+    Pydantic does the work, with the type the function declares; field names are used, never aliases. Any number in
+    a field declared as float comes back as a float.
     """
 
     def __init__(self, annotation: Any) -> None:
@@ -33,33 +63,42 @@ class Codec(Generic[S]):
     def adapter(self) -> TypeAdapter[S]:
         """Pydantic's adapter for the declared type, built at the first use."""
         from pydantic import TypeAdapter
-        from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+        from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 
         try:
-            return TypeAdapter(self.annotation)
-        except (PydanticSchemaGenerationError, PydanticUserError) as error:
+            adapter: TypeAdapter[S] = TypeAdapter(self.annotation)
+            adapter.rebuild()
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
             reason = str(error).splitlines()[0]
-            raise StateError(f"a state of type {self.annotation!r} cannot be stored: {reason}") from error
+            raise StateError(f"a state of type {self.name} cannot be stored: {reason}") from error
+        return adapter
+
+    @property
+    def name(self) -> str:
+        """The declared type in words."""
+        is_class = isinstance(self.annotation, type) and get_origin(self.annotation) is None
+        return self.annotation.__qualname__ if is_class else str(self.annotation)
 
     @cached_property
-    def open(self) -> bool:
-        """Whether the type leaves parts undeclared (`dict`, `Any`): those must be compared to be trusted."""
-        return _has_open_part(self.adapter.core_schema)
+    def _models(self) -> tuple[type | None, ...]:
+        """The models of a type whose texts need no reading back; with a None in it, that is not so."""
+        return tuple(_models(self.adapter.core_schema, {}, frozenset()))
 
     def encode(self, state: S) -> str:
-        """The state as JSON text.
+        """The state as JSON text; it is read back and compared where the serializer alone does not prove it.
 
         Raises:
             StateError: When part of it is not of the declared type, not JSON, or not a finite number.
         """
-        try:
-            text = self.adapter.dump_json(state, warnings="error", round_trip=True, by_alias=False).decode()
-        except (ValueError, TypeError, RecursionError) as error:  # pydantic's serialization errors are ValueErrors
-            raise self._refusal(state, error) from error
-        if "null" in text or "NaN" in text or "Infinity" in text:  # all that NaN can have become
-            _refuse_non_finite(state)
-        if self.open and self.decode(text) != state:
+        text, strict = self._dump(state)
+        if not strict or not self._is_proven(text):
             self.compare(state, text)
+        return text
+
+    def encode_checked(self, state: S) -> str:
+        """The state as JSON text, after reading it back and comparing every part."""
+        text, _ = self._dump(state)
+        self.compare(state, text)
         return text
 
     def decode(self, text: str) -> S:
@@ -73,53 +112,57 @@ class Codec(Generic[S]):
         try:
             return self.adapter.validate_json(text, by_name=True, by_alias=False)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = _path(first["loc"])
-            raise StateError(f"the stored state does not fit {self._name}: {where}: {first['msg']}") from error
-
-    def encode_checked(self, state: S) -> str:
-        """The state as JSON text, after reading it back and comparing every part."""
-        text = self.encode(state)
-        self.compare(state, text)
-        return text
+            raise StateError(f"the stored state does not fit {self.name}: {_first_of(error)}") from error
 
     def compare(self, state: S, text: str) -> None:
         """Raise `StateError` with the path of the first part that the text does not bring back as it was."""
+        from pydantic import ValidationError
+
         try:
-            back = self.decode(text)
-        except StateError as error:
-            raise StateError(f"this state would not come back from storage: {error}") from error
-        for path, mine, theirs in _differences(state, back, "state"):
-            raise StateError(
-                f"{path} would not come back as it was: {_short(mine)} is read back as {_short(theirs)}; "
-                f"declare its type in {self._name}, or keep it out of the state"
+            back = self.adapter.validate_json(text, by_name=True, by_alias=False)
+        except ValidationError as error:
+            raise self._refusal(state, f"{_first_of(error)}; it would not come back from storage") from error
+        if found := _difference(state, back):
+            path, mine, theirs = found
+            raise self._refusal(
+                state,
+                f"state{path} would not come back as it was: {_short(mine)} is read back as {_short(theirs)}; "
+                "declare its type, or keep it out of the state",
             )
 
-    @property
-    def _name(self) -> str:
-        return getattr(self.annotation, "__name__", None) or str(self.annotation)
+    def _dump(self, state: S) -> tuple[str, bool]:
+        """The text, and whether the serializer found everything as it was declared."""
+        adapter = self.adapter
+        try:
+            return adapter.dump_json(state, warnings="error", round_trip=True, by_alias=False).decode(), True
+        except (ValueError, TypeError):  # pydantic's serialization errors are ValueErrors
+            try:
+                return adapter.dump_json(state, warnings="none", round_trip=True, by_alias=False).decode(), False
+            except (ValueError, TypeError) as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise self._refusal(state, f"the state cannot be stored as {self.name}: {reason}") from error
 
-    def _refusal(self, state: S, error: Exception) -> StateError:
-        if inspect.isclass(self.annotation) and not isinstance(state, self.annotation):
-            return StateError(f"the state must be a {self._name}, not {_short(state)}")
-        for path, leaf in _leaves(state, "state", set()):
-            if not _is_json(leaf):
-                return StateError(f"{path} is not JSON: {_short(leaf)}")
-        lines = str(error).splitlines()
-        return StateError(f"the state cannot be stored as {self._name}: {lines[-1].strip()}")
+    def _is_proven(self, text: str) -> bool:
+        if any(model is None or model.__subclasses__() for model in self._models):
+            return False  # a subclass in the place of its base would be stored as the base
+        return not any(word in text for word in DOUBTS) and not _has_long_number(text)
+
+    def _refusal(self, state: S, reason: str) -> StateError:
+        """Why a state is refused: another type, the first part that no text can carry, else the reason given."""
+        declared = self.annotation
+        if isinstance(declared, type) and _has_fields(declared) and not isinstance(state, declared):
+            return StateError(f"the state must be of type {self.name}, not {_short(state)}")
+        return StateError(_first_flaw(state) or reason)
 
 
 def annotation_of(fn: Callable[..., Any], position: int, names: Mapping[str, Any]) -> tuple[Any, Any]:
     """The declared types of the state and of a `Done` result; None for what is not declared.
 
     The state's type is that of the parameter at `position`, else that of the return value. `names` are
-    those visible where the function was defined.
+    those visible where the function was defined. Raises `NameError` while a class is not defined yet.
     """
     parameters = list(inspect.signature(fn).parameters)
-    try:
-        hints = get_type_hints(fn, localns=dict(names), include_extras=True)
-    except NameError:  # a class that is defined further down: looked up again at the first use
-        return None, None
+    hints = get_type_hints(fn, localns=dict(names), include_extras=True)
     state, result = _split_done(hints.get("return"))
     return hints.get(parameters[position], state), result
 
@@ -130,9 +173,9 @@ def state_codec(annotation: Any, state: Any) -> Codec[Any]:
 
 
 def type_name(state: Any) -> str:
-    """Where the type of a state can be found again, as `module:qualname`."""
+    """Where the type of a state can be found again, as `module:qualname`; empty for plain JSON."""
     cls = _runtime_type(state)
-    return "" if get_origin(cls) or cls is Any else f"{cls.__module__}:{cls.__qualname__}"
+    return "" if cls is Any else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def type_named(name: str | None) -> Any:
@@ -161,111 +204,157 @@ def _runtime_type(state: Any) -> Any:
 
 def _split_done(annotation: Any) -> tuple[Any, Any]:
     """State and result type of a return annotation such as `Draft | Done[Draft, Report]`."""
-    state = result = None
-    members = [annotation] if annotation is None or get_origin(annotation) is None else _members(annotation)
-    for member in members:
-        if getattr(get_origin(member) or member, "__name__", "") == "Done":
-            inner = get_args(member)
-            state, result = state or (inner[0] if inner else None), inner[1] if len(inner) > 1 else None
-        elif member is not None:
-            state = member
-    return state, result
+    members = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+    ends = [member for member in members if getattr(get_origin(member) or member, "__name__", "") == "Done"]
+    states = tuple(member for member in members if member not in ends)
+    declared = next((args for args in map(get_args, ends) if args), (None, None))
+    return declared[0] if set(states) <= {None, NoneType} else Union[states], declared[1]  # noqa: UP007
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    import types
-    import typing
-
-    return get_args(annotation) if get_origin(annotation) in {typing.Union, types.UnionType} else (annotation,)
-
-
-OPEN_UNLESS = {"dict": "values_schema", "list": "items_schema", "set": "items_schema", "tuple": "items_schema"}
-
-
-def _has_open_part(schema: Any) -> bool:
-    if isinstance(schema, Mapping):
-        kind = schema.get("type")
-        if kind == "any" or (isinstance(kind, str) and OPEN_UNLESS.get(kind, kind) not in {*schema, kind}):
-            return True
-        return any(_has_open_part(value) for key, value in schema.items() if key not in {"metadata", "serialization"})
-    return isinstance(schema, list | tuple) and any(_has_open_part(item) for item in schema)
+def _models(schema: Mapping[str, Any], known: Mapping[str, Any], above: frozenset[str]) -> Iterator[type | None]:
+    """The models in a schema; a None for each part of which strict serialization does not prove enough."""
+    kind = schema["type"]
+    if kind == "definitions":
+        yield from _models(schema["schema"], {part["ref"]: part for part in schema["definitions"]}, above)
+    elif kind == "definition-ref" and (ref := schema["schema_ref"]) not in above:
+        yield from _models(known[ref], known, above | {ref})
+    elif not _is_plain(schema):
+        yield None
+    else:
+        if kind == "model":
+            yield schema["cls"]
+        parts = (schema.get(name) for name in ("schema", "items_schema", "values_schema"))
+        for part in (*filter(None, parts), *schema.get("fields", {}).values()):
+            yield from _models(part, known, above)
 
 
-def _parts(value: Any) -> list[tuple[str, Any]] | None:
-    """The named parts of a container, or None for a leaf."""
-    if hasattr(value, "__pydantic_fields__"):
-        hidden = (getattr(value, "__pydantic_private__", None) or {}) | (
-            getattr(value, "__pydantic_extra__", None) or {}
-        )
-        return [(f".{name}", part) for name, part in {**value.__dict__, **hidden}.items()]
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [(f".{item.name}", getattr(value, item.name)) for item in dataclasses.fields(value)]
-    if isinstance(value, dict):
-        return [(f"[{key!r}]" if not isinstance(key, str) else f".{key}", part) for key, part in value.items()]
-    if isinstance(value, list | tuple):
-        return [(f"[{index}]", part) for index, part in enumerate(value)]
+def _is_plain(schema: Mapping[str, Any]) -> bool:
+    known = schema["type"] in PLAIN and schema.keys() <= PLAIN[schema["type"]] | {"type"}
+    ordinary = not schema.get("custom_init") and schema.get("config", {}).keys() <= PLAIN_CONFIG
+    return known and ordinary and schema.get("keys_schema", STR) == STR
+
+
+def _has_long_number(text: str) -> bool:
+    # A run of this many digits covers a whole block of half as many; most blocks are settled by their first letter.
+    half = LONGEST_NUMBER // 2
+    return any(text[at : at + half].isdigit() for at in range(0, len(text) - half + 1, half))
+
+
+def _difference(mine: Any, theirs: Any) -> tuple[str, Any, Any] | None:
+    """The first part in which two values differ, with its path; ints and floats compare by value."""
+    if (kind := type(mine)) is not type(theirs):
+        return None if {kind, type(theirs)} == {int, float} and mine == theirs else ("", mine, theirs)
+    if kind in SCALARS or (parts := _parts(mine)) is None:
+        return None if _is_same(mine, theirs) else ("", mine, theirs)
+    others = _parts(theirs) or {}
+    for name, part in parts.items():
+        other = others.get(name, NOTHING)
+        if type(part) in SCALARS and type(other) is type(part) and part == other:
+            continue  # as most are
+        if found := _difference(part, other):
+            return _step(mine, name) + found[0], found[1], found[2]
+    for name in others.keys() - parts.keys():
+        return _step(mine, name), NOTHING, others[name]
     return None
 
 
-def _leaves(value: Any, path: str, above: set[int]) -> Iterator[tuple[str, Any]]:
-    parts = _parts(value)
-    if parts is None:
-        yield path, value
-        return
-    if id(value) in above:
-        yield path, _Cycle()
-        return
-    for name, part in parts:
-        yield from _leaves(part, path + name, above | {id(value)})
+def _is_same(mine: Any, theirs: Any) -> bool:
+    if type(mine) in SCALARS:
+        return bool(mine == theirs)
+    if type(mine) is float:
+        return bool(mine == theirs) and math.isfinite(mine)
+    try:
+        return bool(mine == theirs) and _is_finite(mine)
+    except Exception:  # noqa: BLE001 - an array, a signalling NaN: what cannot be compared is not the same
+        return False
 
 
-class _Cycle:
-    """Stands for a container that contains itself."""
+def _is_finite(leaf: Any) -> bool:
+    try:
+        return bool(leaf == leaf and abs(leaf) != math.inf)  # noqa: PLR0124 - NaN is not equal to itself
+    except (TypeError, ValueError, ArithmeticError):  # no number
+        return True
 
-    def __repr__(self) -> str:
-        return "a container that contains itself"
+
+def _has_fields(cls: type) -> bool:
+    return hasattr(cls, "__pydantic_fields__") or dataclasses.is_dataclass(cls)
+
+
+def _parts(value: Any) -> Mapping[Any, Any] | None:
+    """The named parts of a container, or None for a leaf."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, list | tuple):
+        return dict(enumerate(value))
+    if isinstance(value, set | frozenset):
+        return {repr(item): item for item in value}
+    return _fields(value) if _has_fields(type(value)) else None
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a model or a dataclass, and what else is kept in it; not what a cached_property keeps."""
+    cls, kept = type(value), getattr(value, "__dict__", {})
+    pydantic = hasattr(cls, "__pydantic_fields__")
+    names = cls.__pydantic_fields__ if pydantic else [item.name for item in dataclasses.fields(value)]
+    parts = {name: kept[name] if name in kept else getattr(value, name, NOTHING) for name in names}
+    for hidden in ("__pydantic_private__", "__pydantic_extra__"):
+        parts |= getattr(value, hidden, None) or {}
+    return parts | {name: kept[name] for name in kept.keys() - parts.keys() if not hasattr(cls, name)}
+
+
+def _step(container: Any, name: Any) -> str:
+    """How a path goes on from a container to a part of it."""
+    if isinstance(container, set | frozenset):
+        return f"{{{name}}}"
+    return f".{name}" if isinstance(name, str) else f"[{name!r}]"
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return f"state{path}: {first['msg']}"
+
+
+def _first_flaw(state: Any) -> str | None:
+    """The first part of a state that no text can carry, in words."""
+    left: list[tuple[str | None, Any]] = [("state", state)]
+    above: set[int] = set()
+    while left:
+        path, value = left.pop()
+        if path is None:  # all parts of this container are done
+            above.discard(value)
+            continue
+        if id(value) in above:
+            return f"{path} contains itself"
+        parts = _parts(value)
+        if parts is None and not _is_finite(value):
+            return f"{path} is {value}; a state holds finite numbers only"
+        if parts is None and not _is_json(value):
+            return f"{path} is not JSON: {_short(value)}"
+        for name in parts or ():
+            if not _is_json({name: None}):
+                return f"{path} has a key that is not JSON: {_short(name)}"
+        above.add(id(value))
+        left.append((None, id(value)))
+        left += [(path + _step(value, name), part) for name, part in reversed(list((parts or {}).items()))]
+    return None
 
 
 def _is_json(leaf: Any) -> bool:
-    from pydantic_core import PydanticSerializationError, to_json
+    from pydantic_core import PydanticSerializationError, from_json, to_json
 
     try:
-        to_json(leaf)
-    except PydanticSerializationError:
+        from_json(to_json(leaf))
+    except (PydanticSerializationError, ValueError):
         return False
     return True
 
 
-def _refuse_non_finite(state: Any) -> None:
-    for path, leaf in _leaves(state, "state", set()):
-        if isinstance(leaf, float) and not math.isfinite(leaf):
-            raise StateError(f"{path} is {leaf}; a state holds finite numbers only")
-
-
-def _differences(mine: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """The parts in which two values differ, each with its path; ints and floats compare by value."""
-    ours, others = _parts(mine), _parts(theirs)
-    if isinstance(mine, int | float) and isinstance(theirs, int | float):
-        same = mine == theirs and isinstance(mine, bool) == isinstance(theirs, bool)
-    else:
-        same = type(mine) is type(theirs) and (ours is not None or bool(mine == theirs))
-    if not same:
-        yield path, mine, theirs
-    elif ours is not None and others is not None:
-        right = dict(others)
-        for name, part in ours:
-            if name not in right:
-                yield path + name, part, None
-            else:
-                yield from _differences(part, right.pop(name), path + name)
-        for name, part in right.items():
-            yield path + name, None, part
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    return "state" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-
-
 def _short(value: Any) -> str:
-    text = repr(value)
+    if value is NOTHING:
+        return "nothing"
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - an int with too many digits, or a repr of the user's that fails
+        text = object.__repr__(value)
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

@@ -6,8 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Any, Generic, TypeVar, get_args
 
 from loomc_runner import deadline
@@ -29,7 +28,6 @@ class Outcome(Generic[S]):
     is an error of the scorer or the cost function: the state is there, and paid for, and is kept.
     """
 
-    started_at: datetime
     duration: float = 0.0
     state: S | None = None
     text: str | None = None
@@ -46,30 +44,37 @@ async def perform(
 ) -> Outcome[S]:
     """Run one iteration from a state. `prepare` changes the state first (what `Escalate` was given)."""
     clock, ledger = spec.clock, scope.account.ledger
-    outcome: Outcome[S] = Outcome(started_at=clock.now())
+    outcome: Outcome[S] = Outcome()
     begun = clock.monotonic()
     try:
         if prepare is not None:
-            state = await ask(spec, scope, prepare, state)
+            state = _next_state(spec, await ask(spec, scope, prepare, state), "the handler of on_stall")
         left = ledger.seconds_left
         value = await _iterate(spec, scope, state, None if left is None else time.monotonic() + left)
         outcome.done = value if isinstance(value, Done) else None
-        outcome.state = _next_state(spec, value.state if isinstance(value, Done) else value)
+        outcome.state = _next_state(spec, value.state if isinstance(value, Done) else value, spec.fn.__qualname__)
         outcome.text = codec.encode_checked(outcome.state) if scope.step_n == 0 else codec.encode(outcome.state)
     except deadline.DeadlineReached:
         outcome.exhausted = _overdue(ledger)
-    except BudgetExhausted as error:
-        if any(error.run_id == enclosing.run_id for enclosing in ledger.lineage):
-            outcome.exhausted = error
-        else:  # a child's own budget is an ordinary error for its parent
-            outcome.error = error
     except Exception as error:  # noqa: BLE001 - whatever the step raised is recorded, and raised again by the driver
-        outcome.error = error
+        outcome.exhausted = limit_in(error, ledger)
+        outcome.error = None if outcome.exhausted else error
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
         _keep_result(spec, outcome)
         await _appraise(spec, scope, outcome)
     return outcome
+
+
+def limit_in(error: BaseException, ledger: Ledger) -> BudgetExhausted | None:
+    """The limit of this run or an enclosing one that an error tells of, also as part of a group.
+
+    A child's own budget is none: it is an ordinary error for its parent.
+    """
+    if isinstance(error, BudgetExhausted):
+        return error if any(error.run_id == enclosing.run_id for enclosing in ledger.lineage) else None
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return next((limit for part in parts if (limit := limit_in(part, ledger))), None)
 
 
 async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: Any) -> Any:
@@ -79,6 +84,7 @@ async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: An
         if not isawaitable(answer):
             return answer
         if not spec.is_async:
+            _drop(answer)
             raise SpecError(f"{fn!r} gave something to await; only an `async def` loop can wait for it")
         return await answer
 
@@ -90,13 +96,20 @@ async def _iterate(spec: LoopSpec[S], scope: Scope, state: S, limit: float | Non
         return deadline.call(spec.fn, state, deadline=limit)
 
 
-def _next_state(spec: LoopSpec[S], value: Any) -> Any:
+def _next_state(spec: LoopSpec[S], value: Any, giver: str) -> Any:
     declared = spec.annotations[0]
     if value is None and type(None) not in (declared, *get_args(declared)):
-        raise StepError(f"{spec.fn.__qualname__} returned None; a step returns the next state (or Done(state))")
+        raise StepError(f"{giver} returned None; it must return the next state (a step may return Done(state))")
     if isawaitable(value):
-        raise StepError(f"{spec.fn.__qualname__} returned something to await; make it an `async def`")
+        _drop(value)
+        raise StepError(f"{giver} returned something to await; make it an `async def`")
     return value
+
+
+def _drop(awaitable: Any) -> None:
+    """Close a coroutine that nobody will await, so that Python does not warn of it besides."""
+    if iscoroutine(awaitable):
+        awaitable.close()
 
 
 def _keep_result(spec: LoopSpec[S], outcome: Outcome[S]) -> None:
@@ -119,21 +132,27 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S]) -> Non
         if spec.cost_fn is not None:
             usd = await ask(spec, scope, spec.cost_fn, outcome.state)
             scope.charge_later(Charge(scope.step_n, _cost(spec.cost_fn, usd), 0, "cost_fn", spec.clock.now()))
-    except BudgetExhausted as error:
-        outcome.exhausted = error
-    except Exception as error:  # noqa: BLE001 - recorded with the step, and raised again by the driver
-        outcome.flaw = outcome.flaw or error
+    except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - as below
+        _keep_flaw(outcome, error, scope.account.ledger)
         _charge_expected(spec, scope)
     try:
         if spec.scorer is not None:
             outcome.score = _score(spec.scorer, await ask(spec, scope, spec.scorer, outcome.state))
-    except BudgetExhausted as error:
-        outcome.exhausted = error
-    except Exception as error:  # noqa: BLE001 - recorded with the step, and raised again by the driver
-        outcome.flaw = outcome.flaw or error
+    except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
+        _keep_flaw(outcome, error, scope.account.ledger)
     if not scope.account.priced and scope.account.ledger.strict and scope.account.ledger.dollar_capped:
         message = "nobody recorded what this step cost, and its budget is strict; call spend(usd=...) or add cost_fn="
         outcome.flaw = outcome.flaw or CostError(message)
+
+
+def _keep_flaw(outcome: Outcome[Any], error: Exception | deadline.DeadlineReached, ledger: Ledger) -> None:
+    """Note what went wrong after the step had returned: its state stays, whatever it was."""
+    if isinstance(error, deadline.DeadlineReached):
+        outcome.exhausted = _overdue(ledger)
+    elif limit := limit_in(error, ledger):
+        outcome.exhausted = limit
+    else:
+        outcome.flaw = outcome.flaw or error
 
 
 def _charge_expected(spec: LoopSpec[S], scope: Scope) -> None:

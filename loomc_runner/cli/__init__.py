@@ -4,22 +4,72 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+import typer
 
 from loomc_runner.cli.commands import app
-from loomc_runner.cli.render import clean
-from loomc_runner.errors import LoomcError
+from loomc_runner.errors import LoomcError, LoomcWarning
+from loomc_runner.report import printable
+
+LONGEST = 1000
+"""Characters of a message that are shown; `loomc show RUN --json` has all of an error."""
 
 
-def main() -> None:
+def main(args: Sequence[str] | None = None) -> None:
     """Run the command; whatever goes wrong ends in one clean line on standard error and a non-zero status."""
+    warnings.showwarning = _show_warning
+    sys.exit(_status(args))
+
+
+def _status(args: Sequence[str] | None) -> int:
     try:
-        app()
+        status = app(args, standalone_mode=False)
         sys.stdout.flush()
-    except LoomcError as error:
-        print(f"loomc: {clean(str(error))}", file=sys.stderr)
-        sys.exit(1)
-    except BrokenPipeError:  # `loomc runs | head`: the reader has what it wanted
+    except (BrokenPipeError, SystemExit) as error:
+        if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return 0  # `loomc runs | head`: the reader has what it wanted; typer makes a SystemExit of it
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except Exception as error:
+        if sys.flags.dev_mode:
+            raise
+        message, status = _in_words(error)
+        _complain(message)
+    return status or 0
+
+
+def _in_words(error: Exception) -> tuple[str, int]:
+    """The message for an error, and the status to leave with."""
+    if hasattr(error, "format_message"):  # a usage error; its class depends on the version of typer
+        return f"{error.format_message()} (loomc --help tells more)", 2
+    if isinstance(error, LoomcError):
+        return str(error), 1
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}", 1
+    return f"{type(error).__name__}: {error} (PYTHONDEVMODE=1 shows where it came from)", 1
+
+
+def _complain(message: str) -> None:
+    line = printable(message)
+    if len(line) > LONGEST:  # what to do next stands at the end
+        line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+    print(f"loomc: {line}", file=sys.stderr)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Ours in one line; anybody else's as Python shows it."""
+    foreign = warnings.formatwarning(message, category, filename, lineno, line)
+    text = f"loomc: {printable(str(message))}\n" if issubclass(category, LoomcWarning) else foreign
+    (file or sys.stderr).write(text)

@@ -2,64 +2,66 @@
 
 from __future__ import annotations
 
-import asyncio
-import dataclasses
 import json
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
-from loomc_runner import __version__, opening
+from loomc_runner import __version__
 from loomc_runner.budget import Budget
 from loomc_runner.cli import render
-from loomc_runner.decorator import AsyncLoop, Loop
-from loomc_runner.errors import LoomcError, SpecError
-from loomc_runner.export import WRITERS
-from loomc_runner.records import NANO, RunResult, RunStatus
-from loomc_runner.report import (
+from loomc_runner.errors import SpecError
+from loomc_runner.export import (
+    WRITERS,
     attempt_json,
-    command_to_go_on,
-    find_run,
-    limits,
-    page_runs,
-    page_steps,
+    limit_json,
     run_json,
     step_json,
-    story,
+    to_json,
+    write_array,
+    write_object,
 )
-from loomc_runner.store import default_path, open_reader, open_store
+from loomc_runner.records import RunStatus
+from loomc_runner.report import command_to_go_on, find_run, limits, page_runs, page_steps, printable, story
+from loomc_runner.store import default_path, open_reader
+
+A_SCREENFUL = 50
 
 app = typer.Typer(
     name="loomc",
-    help="See, resume, fork and export the runs of durable loops.",
-    no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Database = Annotated[
-    Optional[Path],  # noqa: UP045 - typer reads it at run time
+    Optional[str],  # noqa: UP045 - typer reads it at run time
     typer.Option("--db", help="The database; else LOOMC_DB, else .loomc/checkpoints.db.", show_default=False),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its unique beginning.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
-def _version(wanted: bool) -> None:
+def _show_version(wanted: bool) -> None:
     if wanted:
         print(f"loomc_runner {__version__}")
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _main(
-    version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """See, resume, fork and export the runs of durable loops."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -72,41 +74,51 @@ def runs(
         Optional[str],  # noqa: UP045
         typer.Option(help="Only runs whose loop's name contains this.", show_default=False),
     ] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0),
+    ] = None,
     offset: Annotated[int, typer.Option(help="Leave out so many of the newest.", min=0)] = 0,
     as_json: AsJson = False,
     db: Database = None,
 ) -> None:
     """List the runs, newest first."""
-    store = open_reader(db)
-    found = page_runs(store, status=status, loop=loop, limit=limit or None, offset=offset)
+    store, screen = open_reader(db), render.Screen.of_stdout()
+    if limit is None and screen.width is not None and not as_json:
+        limit = A_SCREENFUL
+    wanted = limit or None
+    found = page_runs(store, status=status, loop=loop, limit=None if wanted is None else wanted + 1, offset=offset)
+    shown = islice(found, wanted)
     if as_json:
-        _print_array(run_json(store, run) for run in found)
+        write_array(sys.stdout, (run_json(store, run) for run in shown))
+        print()
         return
-    costed = ((run, store.subtree(run.id)[0] / NANO) for run in found)
-    count = render.show_runs(render.console(), costed)
-    if count == 0:
-        print("no runs" + (" that match" if status or loop else "") + f" in {_place(db)}")
-    elif count == limit:
-        print(f"the newest {count}; --limit 0 shows all, --offset {offset + count} the next")
+    count = render.show_runs(screen, ((run, store.subtree(run.id)[0]) for run in shown))
+    if not count:
+        print("no runs" + (" that match" if status or loop or offset else "") + f" in {printable(_path(db))}")
+    elif screen.width is not None and any(found):
+        print(f"these are {count} of more: --offset {offset + count} shows the next, --limit 0 all")
 
 
 @app.command()
 def show(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
-    """Show a run: every step, what is left of its budget, why it stopped, and how to go on."""
+    """Show a run: every step, why it stopped, and how to go on.
+
+    Below the steps stand what was spent, what is left of the budget, and the command that goes on with the run.
+    """
     store = open_reader(db)
     found = find_run(store, run)
-    reached = limits(store, found)
-    command = command_to_go_on(found, reached)
+    reached, command = limits(store, found), command_to_go_on(store, found)
     if as_json:
-        head = {**run_json(store, found), "limits": list(map(dataclasses.asdict, reached)), "go_on": command}
+        head = {"run": {**run_json(store, found), "limits": [limit_json(limit) for limit in reached], "go_on": command}}
         steps, attempts = map(step_json, page_steps(store, found)), map(attempt_json, store.attempts(found.id))
-        print(json.dumps({"run": head, "steps": list(steps), "attempts": list(attempts)}))
+        children = (child.id for child in store.list_runs(parent=found.id))
+        write_object(sys.stdout, head, {"steps": steps, "attempts": attempts, "children": children})
         return
-    out = render.console()
-    render.show_head(out, found)
-    render.show_story(out, story(store, found))
-    render.show_end(out, found, reached, store.subtree(found.id)[0] / NANO, command)
+    screen = render.Screen.of_stdout()
+    render.show_head(screen, found, store.list_runs(parent=found.id, limit=4))
+    render.show_story(screen, story(store, found))
+    render.show_end(screen, found, reached, store.subtree(found.id)[0], command)
 
 
 @app.command()
@@ -114,7 +126,7 @@ def resume(
     run: RunId,
     target: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="[LOOP]", help="module:loop or file.py:loop, where the run cannot name it."),
+        typer.Argument(metavar="LOOP", help="module:loop or file.py:loop, where the run cannot name it."),
     ] = None,
     usd: Annotated[Optional[float], typer.Option(help="New total of dollars.")] = None,  # noqa: UP045
     iterations: Annotated[Optional[int], typer.Option(help="New total of steps.")] = None,  # noqa: UP045
@@ -124,33 +136,20 @@ def resume(
         typer.Option(help="New total of working time, such as 30m."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on also with a stalled or cancelled run.")] = False,
-    traceback: Annotated[bool, typer.Option("--traceback", help="Show where the step's own error came from.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error of the loop came from.")] = False,
     as_json: AsJson = False,
     db: Database = None,
 ) -> None:
-    """Go on with a run that stopped: its loop is imported from where it was defined, and works here."""
-    from loomc_runner.locate import load_loop, loop_of
+    """Go on with a run that stopped, and show its progress.
 
-    found = find_run(open_reader(db), run)
-    handle = load_loop(target) if target else loop_of(found)
-    spec = dataclasses.replace(handle.spec, checkpoint=_place(db), adopts=found.id)
-    limits_named = usd is not None or iterations is not None or tokens is not None or wall_clock is not None
+    Its loop is imported from where it was defined. What was spent stays spent; a new limit is a new total.
+    """
+    from loomc_runner.cli.resuming import go_on
+
+    limits_named = any(limit is not None for limit in (usd, iterations, tokens, wall_clock))
     budget = Budget(usd=usd, iterations=iterations, tokens=tokens, wall_clock=wall_clock) if limits_named else None
-    try:
-        result = _drive(type(handle)(spec), found.id, budget, force=force)
-    except LoomcError:
-        raise
-    except Exception as error:
-        if traceback:
-            raise
-        message = f"run {found.id} failed: {type(error).__name__}: {error}; {opening.describe_resumption(found.id)}"
-        raise LoomcError(f"{message} (--traceback shows where it failed)") from error
-    _print_result(result, as_json=as_json)
-    if result.status is not RunStatus.COMPLETED:
-        store = open_reader(db)
-        now = find_run(store, found.id)
-        command = command_to_go_on(now, limits(store, now))
-        raise LoomcError(f"run {now.id} is {now.status.value}: {now.stop_reason}; to go on: {command}")
+    found = find_run(open_reader(db), run)
+    go_on(_url(db), found, target, budget, force=force, traceback=traceback, as_json=as_json)
 
 
 @app.command()
@@ -165,11 +164,13 @@ def fork(
     db: Database = None,
 ) -> None:
     """Make a new run from an old step; the old run is left as it is."""
+    from loomc_runner import opening
+    from loomc_runner.store import open_store
+
     found = find_run(open_reader(db), run)
-    new = opening.fork(None, open_store(_place(db)), found.id, step, _object(update))
-    print(
-        json.dumps({"run_id": new}) if as_json else f"run {new} begins at step {step} of {found.id}; loomc resume {new}"
-    )
+    new = opening.fork(None, open_store(_url(db)), found.id, step, _object(update))
+    begins = "with the initial state" if step == -1 else f"at step {step}"
+    print(to_json({"run_id": new}) if as_json else f"run {new} begins {begins} of {found.id}: loomc resume {new}")
 
 
 @app.command()
@@ -197,53 +198,13 @@ def export(
         write(store, found, out)
 
 
-def _drive(handle: Loop[Any] | AsyncLoop[Any], run_id: str, budget: Budget | None, *, force: bool) -> RunResult[Any]:
-    """Resume with live progress; also a completed run, which only gives its result."""
-    from loomc_runner.progress import watch
-
-    async def watched(loop: AsyncLoop[Any]) -> RunResult[Any] | None:
-        stream = loop.stream(run_id=run_id, budget=budget, force=force)
-        with watch(stream) as show_step:
-            async for step in stream:
-                show_step(step)
-        return stream.result
-
-    if isinstance(handle, AsyncLoop):
-        result = asyncio.run(watched(handle))
-    else:
-        stream = handle.stream(run_id=run_id, budget=budget, force=force)
-        with watch(stream) as show_step:
-            for step in stream:
-                show_step(step)
-        result = stream.result
-    if result is None:
-        raise LoomcError(f"run {run_id} ended without a result; loomc show {run_id} tells more")
-    return result
+def _path(db: str | None) -> str:
+    return str(default_path()) if db is None else db.removeprefix("sqlite:///")
 
 
-def _print_result(result: RunResult[Any], *, as_json: bool) -> None:
-    if not as_json:
-        best = "" if result.best_score is None else f", best score {result.best_score:g} at step {result.best_step}"
-        reason = render.clean(result.stop_reason or "")
-        spent = f"after {result.steps} steps, ${result.cost_usd:.4f}"
-        print(f"run {result.run_id} {result.status.value} {spent}{best}: {reason}")
-        return
-    named = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-    from pydantic_core import to_jsonable_python
-
-    print(json.dumps(to_jsonable_python(named)))
-
-
-def _print_array(items: Any) -> None:
-    """A JSON array, written item by item."""
-    sys.stdout.write("[")
-    for index, item in enumerate(items):
-        sys.stdout.write((",\n" if index else "\n") + json.dumps(item))
-    sys.stdout.write("\n]\n")
-
-
-def _place(db: Path | None) -> Path:
-    return default_path() if db is None else db
+def _url(db: str | None) -> str:
+    """The database as `checkpoint=` takes it; as a URL, since a file may be called `memory`."""
+    return f"sqlite:///{_path(db)}"
 
 
 def _object(text: str | None) -> dict[str, Any] | None:

@@ -1,24 +1,28 @@
-"""Report data as rich tables, page by page, so that the first rows of ten thousand are there at once."""
+"""Report data as text: tables that fit a terminal, written page by page; into a pipe, nothing is cut off."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable, Iterator
+import os
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
-from typing import TypeVar
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import NamedTuple
 
 from loomc_runner.clock import format_duration
-from loomc_runner.records import NANO, Attempt, Run, RunStatus
-from loomc_runner.report import Limit, Line
-
-T = TypeVar("T")
+from loomc_runner.records import NANO, Run, RunStatus
+from loomc_runner.report import Limit, Line, dollars, printable, reason
 
 PAGE = 200
-PIPE_WIDTH = 240
+INDENT = 12
+LONGEST = 8
+"""Lines of a terminal that one fact may take."""
+
+CODES = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33, "magenta": 35, "cyan": 36}
 
 COLOURS = {
     RunStatus.COMPLETED: "green",
@@ -29,118 +33,219 @@ COLOURS = {
     RunStatus.FAILED: "red",
     RunStatus.BUDGET_EXHAUSTED: "magenta",
     RunStatus.STALLED: "magenta",
-    RunStatus.CANCELLED: "bright_black",
+    RunStatus.CANCELLED: "dim",
 }
 
 
-def console() -> Console:
-    """The terminal, or a pipe: as wide as it is, or wide enough that nothing is cut off."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+@dataclass(frozen=True, slots=True)
+class Screen:
+    """Where the text goes: how wide that is, None in a pipe, and whether it shows colours."""
+
+    width: int | None
+    coloured: bool
+
+    @classmethod
+    def of_stdout(cls) -> Screen:
+        """Standard output as it is; `NO_COLOR` is obeyed."""
+        is_terminal = sys.stdout.isatty()
+        coloured = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        return cls(shutil.get_terminal_size().columns if is_terminal else None, coloured)
+
+    def paint(self, text: str, style: str) -> str:
+        """The text in a style, where there are colours."""
+        return f"\x1b[{CODES[style]}m{text}\x1b[0m" if style and text and self.coloured else text
 
 
-def clean(text: str) -> str:
-    """The text with control characters made visible, so that nothing stored can steer the terminal."""
-    return "".join(char if unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in text)
+class Column(NamedTuple):
+    """One column of a table.
+
+    With `least` it is cut where there is so much room at least, else it is left out; `tail` keeps the end of a text.
+    """
+
+    name: str
+    right: bool = False
+    least: int | None = None
+    tail: bool = False
 
 
-def plain(text: str | None, style: str = "") -> Text:
-    """Stored text for a table: no markup, no control characters, one line."""
-    return Text(clean(text or ""), style=style, no_wrap=True, overflow="ellipsis")
+class Cell(NamedTuple):
+    """One field of a table."""
+
+    text: str
+    style: str = ""
 
 
-def show_runs(out: Console, runs: Iterable[tuple[Run, float]]) -> int:
-    """A table of runs, each with its cost; the number of rows."""
-    columns = (("run", 12), ("status", 16), ("steps", 5), ("cost", 9), ("created", 16), ("loop", 30))
-    count = 0
-    for page, first in _pages(runs):
-        table = _table(columns, header=first)
-        for run, cost in page:
-            created = run.created_at.strftime("%Y-%m-%d %H:%M")
-            status = Text(run.status.value, style=COLOURS[run.status])
-            row = (plain(run.id), status, plain(str(run.steps)), plain(f"${cost:.4f}"), plain(created))
-            table.add_row(*row, plain(run.loop or "(loomc 0.3.0)"))
-            count += 1
-        out.print(table)
+RUNS = (
+    *(Column("run"), Column("status"), Column("steps", right=True), Column("cost", right=True), Column("created")),
+    *(Column("loop", least=10, tail=True), Column("stopped", least=20)),
+)
+STORY = (
+    *(Column("step", right=True), Column("cost", right=True), Column("total", right=True)),
+    *(Column("score", right=True), Column("time", right=True), Column("", least=10)),
+)
+
+
+def show_runs(screen: Screen, runs: Iterable[tuple[Run, int]]) -> int:
+    """A table of runs, each with its nano-dollars; the number of rows."""
+    return _table(screen, RUNS, (_run_row(run, nano) for run, nano in runs))
+
+
+def show_head(screen: Screen, run: Run, children: Sequence[Run]) -> None:
+    """What a run is, above its steps; of its child runs the first few."""
+    status = screen.paint(run.status.value, COLOURS[run.status])
+    _write([f"run {screen.paint(printable(run.id), 'bold')}  {status}"])
+    origin, _, step = (run.forked_from or "").rpartition(":")
+    more = ", ..." if len(children) > 3 else ""
+    facts = {
+        "loop": (run.loop or "not named by loomc 0.3.0") + (f" in {run.source}" if run.source else ""),
+        "created": _moment(run.created_at),
+        "updated": _moment(run.updated_at) + (f", resumed {_times(run.resumes)}" if run.resumes else ""),
+        "child of": f"{run.parent_run_id}, step {run.parent_step}" if run.parent_run_id else "",
+        "child runs": ", ".join(child.id for child in children[:3]) + more,
+        "forked from": f"{origin}, " + ("its initial state" if step == "-1" else f"step {step}") if origin else "",
+        "tags": ", ".join(run.tags),
+    }
+    _facts(screen, facts.items())
+
+
+def show_story(screen: Screen, lines: Iterable[Line]) -> None:
+    """A table of the steps and failed tries of a run."""
+    _write([""])
+    if not _table(screen, STORY, map(_story_row, lines)):
+        _write(["no step was taken yet"])
+    _write([""])
+
+
+def show_end(screen: Screen, run: Run, limits: list[Limit], spent: int, command: str | None) -> None:
+    """Why a run stopped, what is left, and how to go on, below its steps."""
+    if run.loop is None:  # loomc 0.3.0 kept no budget
+        budget = []
+    elif run.budget is None:
+        budget = [f"{limit} (the safety cap: this loop has no budget)" for limit in limits]
+    else:
+        budget = [str(limit) for limit in limits] or ["no limit"]
+    facts = [
+        ("stopped", reason(run)),
+        ("result", run.result or ""),
+        ("spent", dollars(spent / NANO) + (f" in {format_duration(run.worked)}" if run.worked else "")),
+        *(("" if index else "budget", line) for index, line in enumerate(budget)),
+        *(("note", note) for note in run.notes),
+        ("go on", command or ""),
+    ]
+    _facts(screen, facts)
+
+
+def _run_row(run: Run, nano: int) -> tuple[Cell, ...]:
+    return (
+        Cell(printable(run.id)),
+        Cell(run.status.value, COLOURS[run.status]),
+        Cell(str(run.steps)),
+        Cell(_money(nano / NANO)),
+        Cell(_when(run.created_at)),
+        Cell(printable(run.loop or "(loomc 0.3.0)")),
+        Cell(printable(reason(run))),
+    )
+
+
+def _story_row(line: Line) -> tuple[Cell, ...]:
+    words = [*line.marks, *([f"✘ {line.error}"] if line.error else [])]
+    return (
+        Cell(str(line.step_n)),
+        Cell("" if line.cost_usd is None else _money(line.cost_usd)),
+        Cell(_money(line.total_usd)),
+        Cell("" if line.score is None else f"{line.score:.6g}"),
+        Cell("" if line.duration is None else format_duration(line.duration)),
+        Cell(printable("  ".join(words)), "red" if line.error else ""),
+    )
+
+
+def _money(usd: float) -> str:
+    """Money for a column, where the points stand below each other."""
+    return dollars(usd) if 0 < usd < 0.0001 else f"${usd:.4f}"
+
+
+def _when(at: datetime) -> str:
+    """A local time as `ls` writes it."""
+    local = at.astimezone()
+    return f"{local:%b %d %H:%M}" if local.year == time.localtime().tm_year else f"{local:%Y-%m-%d}"
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
+
+
+def _table(screen: Screen, columns: Sequence[Column], rows: Iterable[tuple[Cell, ...]]) -> int:
+    """Write rows under their columns; each page is as wide as it needs to be, and never less than the one before."""
+    widths, count = [len(column.name) for column in columns], 0
+    source = iter(rows)
+    while page := list(islice(source, PAGE)):
+        widths = [max(old, *(_width(row[i].text) for row in page)) for i, old in enumerate(widths)]
+        shown = _fit(columns, widths, screen.width)
+        header = [tuple(Cell(column.name, "bold") for column in columns)] if not count else []
+        _write(_row(screen, columns, shown, row) for row in (*header, *page))
+        count += len(page)
     return count
 
 
-def show_head(out: Console, run: Run) -> None:
-    """What a run is, above its steps."""
-    out.print(Text.assemble("run ", (clean(run.id), "bold"), "  ", (run.status.value, COLOURS[run.status])))
-    lines = {
-        "loop": run.loop or "(of loomc 0.3.0)",
-        "created": f"{run.created_at:%Y-%m-%d %H:%M:%S} UTC"
-        + (f", resumed {run.resumes} times" if run.resumes else ""),
-        "child of": f"{run.parent_run_id}, step {run.parent_step}" if run.parent_run_id else None,
-        "forked from": run.forked_from,
-        "tags": ", ".join(run.tags) or None,
-    }
-    _facts(out, lines)
+def _fit(columns: Sequence[Column], widths: Sequence[int], room: int | None) -> list[int]:
+    """The widths of the columns that fit, the first one in any case."""
+    shown: list[int] = []
+    for column, width in zip(columns, widths, strict=True):
+        left = width if room is None else room - sum(shown) - 2 * len(shown)
+        if shown and left < (width if column.least is None else min(width, column.least)):
+            break
+        shown.append(min(width, left) if shown else width)
+    return shown
 
 
-def show_story(out: Console, lines: Iterable[Line]) -> None:
-    """A table of the steps and failed tries of a run."""
-    columns = (("step", 5), ("cost", 9), ("total", 9), ("score", 9), ("time", 6), ("", 40))
-    for page, first in _pages(lines):
-        table = _table(columns, header=first)
-        for line in page:
-            table.add_row(*_story_row(line))
-        out.print(table)
+def _row(screen: Screen, columns: Sequence[Column], widths: Sequence[int], row: tuple[Cell, ...]) -> str:
+    fields = []
+    for column, width, cell in zip(columns, widths, row, strict=False):
+        text = _cut(cell.text, width, tail=column.tail)
+        space = " " * (width - _width(text))
+        painted = screen.paint(text, cell.style)
+        fields.append(space + painted if column.right else painted + space)
+    return "  ".join(fields).rstrip()
 
 
-def show_end(out: Console, run: Run, limits: list[Limit], spent: float, command: str | None) -> None:
-    """Why a run stopped, what is left, and how to go on, below its steps."""
-    notes = "; ".join(run.notes) or None
-    left = ", ".join(map(str, limits)) or "no limit"
-    _facts(
-        out,
-        {
-            "stopped": run.stop_reason or ("its process died" if run.status is RunStatus.INTERRUPTED else None),
-            "spent": f"${spent:.4f} in {format_duration(run.worked)}",
-            "budget": left,
-            "note": notes,
-            "go on": command,
-        },
+def _facts(screen: Screen, facts: Iterable[tuple[str, str]]) -> None:
+    """Names and values below each other; a long value is wrapped, and a very long one ends early."""
+    for name, value in facts:
+        if value:
+            first, *others = _wrapped(screen, printable(value))
+            _write([screen.paint(f"{name:<{INDENT}}", "dim") + first, *(" " * INDENT + line for line in others)])
+
+
+def _wrapped(screen: Screen, text: str) -> list[str]:
+    if screen.width is None:
+        return [text]
+    lines = textwrap.wrap(
+        text, max(screen.width - INDENT, 20), max_lines=LONGEST, placeholder=" ... (--json: all of it)"
     )
+    return lines or [text]
 
 
-def _story_row(line: Line) -> tuple[Text, ...]:
-    record = line.record
-    if isinstance(record, Attempt):
-        money, score, marks = f"${record.nano_usd / NANO:.4f}", None, ["✘"]
-    else:
-        money = f"${record.cost_usd:.4f}" if record.priced else "?"
-        score, marks = record.score, [*line.marks, *(["✘"] if record.error else [])]
-    words = Text.assemble("  ".join(marks), " ", (clean(record.error or ""), "red"), no_wrap=True, overflow="ellipsis")
-    return (
-        plain(str(record.step_n)),
-        plain(money),
-        plain(f"${line.total_usd:.4f}"),
-        plain("" if score is None else f"{score:.6g}"),
-        plain(format_duration(record.duration)),
-        words,
-    )
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
-def _facts(out: Console, facts: dict[str, str | None]) -> None:
-    for name, value in facts.items():
-        if value is not None:
-            out.print(Text.assemble((f"{name:<12}", "dim"), clean(value)), soft_wrap=True)
+def _cut(text: str, width: int, *, tail: bool) -> str:
+    if _width(text) <= width:
+        return text
+    while _width(text) > width - 1:
+        text = text[1:] if tail else text[:-1]
+    return f"…{text}" if tail else f"{text}…"
 
 
-def _table(columns: Iterable[tuple[str, int]], *, header: bool) -> Table:
-    table = Table(box=None, show_header=header, padding=(0, 2, 0, 0), header_style="bold")
-    *fixed, last = columns
-    for name, width in fixed:
-        right = name in {"steps", "cost", "total", "score", "time", "step"}
-        table.add_column(name, min_width=width, no_wrap=True, justify="right" if right else "left")
-    table.add_column(last[0], min_width=10, no_wrap=True, overflow="ellipsis")
-    return table
-
-
-def _pages(items: Iterable[T]) -> Iterator[tuple[list[T], bool]]:
-    source, first = iter(items), True
-    while page := list(islice(source, PAGE)):
-        yield page, first
-        first = False
+def _write(lines: Iterable[str]) -> None:
+    """Print lines, and let them be seen at once."""
+    print("\n".join(lines), flush=True)

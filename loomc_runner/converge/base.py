@@ -47,16 +47,23 @@ class all_of:  # noqa: N801 - called like a function, as its neighbours are
         object.__setattr__(self, "detectors", tuple(as_detector(detector) for detector in detectors))
 
     def __call__(self, history: History, /) -> Answer | Awaitable[Answer]:
-        """All the reasons in words, or None."""
-        answers = [detect(history) for detect in self.detectors]
-        return self._wait(answers) if any(map(isawaitable, answers)) else self._join(answers)
+        """All the reasons in words, or None; after the first "no" the others are not asked."""
+        return self._go_on(history, ())
 
-    async def _wait(self, answers: list[Any]) -> Answer:
-        return self._join([await answer if isawaitable(answer) else answer for answer in answers])
+    def _go_on(self, history: History, reasons: tuple[str, ...]) -> Answer | Awaitable[Answer]:
+        for detect in self.detectors[len(reasons) :]:
+            answer = detect(history)
+            if isawaitable(answer):
+                return self._wait(history, reasons, answer)
+            if (reason := _in_words(detect, answer)) is None:
+                return None
+            reasons = (*reasons, reason)
+        return " and ".join(reasons)
 
-    def _join(self, answers: list[Any]) -> Answer:
-        reasons = [_in_words(detect, answer) for detect, answer in zip(self.detectors, answers, strict=True)]
-        return " and ".join(reason for reason in reasons if reason) if all(reasons) else None
+    async def _wait(self, history: History, reasons: tuple[str, ...], answer: Awaitable[Answer]) -> Answer:
+        reason = _in_words(self.detectors[len(reasons)], await answer)
+        rest = None if reason is None else self._go_on(history, (*reasons, reason))
+        return await rest if isawaitable(rest) else rest
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,9 @@ class _ShouldStop:
 
     detector: Any
 
-    def __call__(self, history: History, /) -> Answer:
-        return bool(self.detector.should_stop(history))
+    def __call__(self, history: History, /) -> Answer | Awaitable[Answer]:
+        answer: Answer | Awaitable[Answer] = self.detector.should_stop(history)
+        return answer
 
     def __str__(self) -> str:
         return type(self.detector).__name__
@@ -78,17 +86,17 @@ def as_detector(value: Any) -> Detector:
     Raises:
         SpecError: When it is neither callable nor has `should_stop(history)`.
     """
-    if hasattr(value, "should_stop"):
-        return _ShouldStop(value)
-    if not callable(value) or isinstance(value, type):
+    if isinstance(value, type) or not (callable(value) or hasattr(value, "should_stop")):
         raise SpecError(f"converge_on={value!r}: give a detector, such as score_plateau(patience=3)")
-    detector: Detector = value
+    detector: Detector = _ShouldStop(value) if hasattr(value, "should_stop") else value
     return detector
 
 
 def parts_of(value: Any) -> Iterator[Any]:
     """The value and everything it is declared with: a detector in `all_of`, a function in `judge`."""
     yield value
+    if isinstance(value, _ShouldStop):
+        yield value.detector.should_stop
     if isinstance(value, tuple | list):
         for item in value:
             yield from parts_of(item)
@@ -100,17 +108,17 @@ def parts_of(value: Any) -> Iterator[Any]:
 def name_of(fn: Callable[..., Any]) -> str:
     """A callable's name as it stands in a stop reason."""
     words = str(fn)
-    return getattr(fn, "__name__", None) or (type(fn).__name__ if words.startswith("<") else words)
+    return getattr(fn, "__name__", None) or (type(fn).__name__ if " at 0x" in words else words)
 
 
 def _in_words(detect: Detector, answer: Any) -> str | None:
-    if answer is None or answer is False:
-        return None
-    if answer is True:
-        return name_of(detect)
-    if isinstance(answer, str):
+    if answer is None or isinstance(answer, str):
         return answer or None
-    try:  # numpy's bool and the like
-        return name_of(detect) if bool(answer) else None
-    except (TypeError, ValueError):
-        raise SpecError(f"{name_of(detect)} must return a reason, True, False or None, not {answer!r}") from None
+    try:
+        yes = bool(answer)
+        is_bool = bool(answer == yes)  # numpy's bool too
+    except Exception:  # noqa: BLE001 - an array, or another value that is no answer
+        is_bool = False
+    if not is_bool:
+        raise SpecError(f"{name_of(detect)} must return a reason, True, False or None, not {answer!r}")
+    return name_of(detect) if yes else None

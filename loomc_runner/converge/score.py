@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 from loomc_runner.errors import SpecError
@@ -35,7 +36,7 @@ class score_plateau:  # noqa: N801 - called like a function, as in loomc 0.3.0
     def __call__(self, history: History, /) -> str | None:
         """The reason to stop, or None."""
         recent = last_scored(history, self.patience)
-        return str(self) if recent and not _improved(history, recent, self.min_delta, self.direction) else None
+        return str(self) if recent and not _gained(history, recent, self.min_delta, self.direction) else None
 
     def __str__(self) -> str:
         return f"score_plateau(patience={self.patience})"
@@ -91,26 +92,27 @@ class Escalate:
     def __call__(self, history: History, /) -> bool:
         """Whether the loop has stalled."""
         recent = last_scored(history, self.after)
-        if not recent or any(step.decision == "escalate" for step in recent):
+        if not recent or any(step.decision in {"escalate", "stalled"} for step in recent):
             return False
-        return not _improved(history, recent, 0.0, self.direction)
+        return not _gained(history, recent, 0.0, self.direction)
 
 
 def last_scored(history: History, count: int) -> list[StepRecord[Any]]:
-    """The last `count` steps that have a score, newest first, if a scored step came before them; else none."""
-    recent: list[StepRecord[Any]] = []
-    for step_n in range(len(history) - 1, -1, -1):
-        if len(recent) == count and history[step_n].best_n is not None:
-            return recent
-        if len(recent) < count and history[step_n].score is not None:
-            recent.append(history[step_n])
-    return []
+    """The last `count` steps that have a score, newest first; none when there are fewer."""
+    if len(history) <= count or history[-1].best_n is None:
+        return []
+    recent = list(islice((step for step in reversed(history) if step.score is not None), count))
+    return recent if len(recent) == count else []
 
 
-def _improved(history: History, recent: list[StepRecord[Any]], min_delta: float, direction: Direction) -> bool:
-    before = history[recent[-1].step_n - 1].best_n
-    best = None if before is None else history[before].score
-    if best is None:
+def _gained(history: History, recent: list[StepRecord[Any]], min_delta: float, direction: Direction) -> bool:
+    """Whether the best of the recent steps is better than the best before them, if there is one."""
+    first, best_n = recent[-1].step_n, history[-1].best_n
+    before = history[first - 1].best_n if first else None
+    if before is None or best_n is None:
         return True
-    gains = [gain(step.score, best, direction) for step in recent if step.score is not None]
-    return any(more > 0 and (more > min_delta or math.isclose(more, min_delta)) for more in gains)
+    best, earlier = history[best_n].score, history[before].score
+    if best_n < first or best is None or earlier is None:
+        return False
+    more = gain(best, earlier, direction)
+    return more > min_delta or math.isclose(more, min_delta)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from loomc_runner.errors import SpecError
@@ -28,13 +27,14 @@ __all__ = [
 
 DEFAULT = Path(".loomc") / "checkpoints.db"
 
+URL = "sqlite:///"
+
 _opened: dict[str, Store] = {}
-_guard = Lock()
 
 
 def default_path() -> Path:
     """The database in use when none is named: `LOOMC_DB`, else `.loomc/checkpoints.db` in this folder."""
-    return Path(os.environ.get("LOOMC_DB") or DEFAULT)
+    return _path_in(os.environ.get("LOOMC_DB") or str(DEFAULT))
 
 
 def check_checkpoint(checkpoint: object) -> None:
@@ -43,8 +43,10 @@ def check_checkpoint(checkpoint: object) -> None:
         raise SpecError('checkpoint=None: say "sqlite" for the default file, or "memory" to keep nothing')
     if isinstance(checkpoint, str | os.PathLike):
         text = os.fspath(checkpoint)
-        if not text or ("://" in text and not text.startswith("sqlite:///")):
+        if not text.removeprefix(URL) or ("://" in text and not text.startswith(URL)):
             raise SpecError(f'checkpoint={checkpoint!r}: give "sqlite", "memory", a path or sqlite:///PATH')
+    elif isinstance(checkpoint, type):
+        raise SpecError(f"checkpoint={checkpoint!r}: give a store, not its class")
     elif missing := [verb for verb in _verbs() if not callable(getattr(checkpoint, verb, None))]:
         raise SpecError(f"checkpoint={checkpoint!r}: this is no Store, it lacks {', '.join(missing)}")
 
@@ -54,21 +56,22 @@ def open_store(checkpoint: str | os.PathLike[str] | Store) -> Store:
     if not isinstance(checkpoint, str | os.PathLike):
         return checkpoint
     text = os.fspath(checkpoint)
-    with _guard:
-        if text == "memory":
-            return _opened.setdefault("memory", _memory_store())
-        path = default_path() if text == "sqlite" else Path(text.removeprefix("sqlite:///"))
-        key = str(path.absolute())
-        if key not in _opened:
-            _opened[key] = _sqlite_store(path)
-        return _opened[key]
+    if text == "memory":
+        return _opened.get(text) or _opened.setdefault(text, _memory_store())
+    path = default_path() if text == "sqlite" else _path_in(text)
+    key = str(path.absolute())
+    return _opened.get(key) or _opened.setdefault(key, _sqlite_store(path))  # a thread may have been faster
 
 
 def open_reader(path: str | os.PathLike[str] | None = None) -> Store:
     """A store that only reads an existing file."""
     from loomc_runner.store.sqlite import SQLiteStore
 
-    return SQLiteStore(default_path() if path is None else path, read_only=True)
+    return SQLiteStore(default_path() if path is None else _path_in(os.fspath(path)), read_only=True)
+
+
+def _path_in(text: str) -> Path:
+    return Path(text.removeprefix(URL))
 
 
 def _memory_store() -> MemoryStore:

@@ -49,7 +49,8 @@ class Store(Protocol):
 
         A run is free when it has no owner or its owner is dead. A step that was in flight is closed here: it
         becomes an attempt, charged with what it and its child runs had recorded, else with its reservation as an
-        estimated charge. The claim's `run` is the row as it was before, but for those charges.
+        estimated charge. The claim's `run` is the row as it is now, but with the status and the stop reason that
+        it had before.
 
         Raises:
             RunNotFound: When there is no such run.
@@ -58,7 +59,14 @@ class Store(Protocol):
         ...
 
     def commit(self, lease: Lease, transition: Transition) -> None:
-        """Store one transition of a run. Any status but `running` gives the run up."""
+        """Store one transition of a run. Any status but `running` gives the run up.
+
+        A run that was given up accepts only late charges: `keep_in_flight` with status `running`.
+
+        Raises:
+            RunLost: When the run has been claimed again, or has ended.
+            StoreError: When it has such a step already, or nothing can be written.
+        """
         ...
 
     def get_run(self, run_id: str) -> Run:
@@ -79,7 +87,10 @@ class Store(Protocol):
         ...
 
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
-        """The committed steps from `start` up to, not including, `stop`, in order and without their states."""
+        """The committed steps from `start` up to, not including, `stop`, in order and without their states.
+
+        Of a run that does not exist there are none; the same holds for attempts, charges and totals.
+        """
         ...
 
     def state(self, run_id: str, step_n: int) -> str:
@@ -142,6 +153,7 @@ def in_event_loop() -> bool:
 
 def _delays() -> Iterator[float]:
     # Random, so that writers who collided do not collide again; short, since a commit takes a fraction of a ms.
+    yield 0.001
     end, longest = time.monotonic() + PATIENCE, 0.002
     while time.monotonic() < end:
         yield random.uniform(0.0005, longest)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from loomc_runner.errors import RunLocked, RunLost, RunNotFound
+from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreError
 from loomc_runner.records import (
     INITIAL,
     Attempt,
@@ -77,17 +77,14 @@ class MemoryStore:
         """Store one transition of a run."""
         change = transition
         with self._lock:
-            run = self._runs[lease.run_id]
+            run = self._runs.get(lease.run_id)
             late_charge = change.keep_in_flight and change.status is RunStatus.RUNNING
-            ended = run.status is not RunStatus.RUNNING and not late_charge
-            if run.epoch != lease.epoch or lease.pid != os.getpid() or ended:
-                raise RunLost(f"run {run.id} was taken over elsewhere; nothing more is written to it from here")
+            if run is None or lease != Lease(run.id, "memory", run.epoch, os.getpid()):
+                raise RunLost(f"run {lease.run_id} was taken over elsewhere; nothing more is written to it here")
+            if run.status is not RunStatus.RUNNING and not late_charge:
+                raise RunLost(f"run {run.id} has ended; nothing more is written to it here")
             if change.step is not None:
-                if change.state is not None:
-                    self._states[run.id][change.step.step_n] = change.state
-                else:
-                    self._states[run.id][change.step.step_n] = self._states[run.id][change.step.parent_n]
-                self._steps[run.id].append(dataclasses.replace(change.step, read_state=no_state))
+                self._add_step(run.id, change.step, change.state)
             for charge in change.charges:
                 self._mark += 1
                 self._charges[run.id].append((self._mark, charge))
@@ -139,6 +136,13 @@ class MemoryStore:
             self._runs[run.id] = dataclasses.replace(run, nano_usd=run.nano_usd + nano)
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         self._add_attempt(run.id, Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0))
+
+    def _add_step(self, run_id: str, step: StepRecord[Any], state: str | None) -> None:
+        states = self._states[run_id]
+        if step.step_n in states:
+            raise StoreError(f"run {run_id} has a step {step.step_n} already")
+        states[step.step_n] = states[step.parent_n] if state is None else state
+        self._steps[run_id].append(dataclasses.replace(step, read_state=no_state))
 
     def _add_attempt(self, run_id: str, attempt: Attempt) -> None:
         number = sum(1 for other in self._attempts[run_id] if other.step_n == attempt.step_n)
@@ -207,7 +211,7 @@ class MemoryStore:
     def subtree(self, run_id: str) -> tuple[int, int]:
         """Nano-dollars and tokens of a run together with all its child runs."""
         with self._lock:
-            runs = [self._runs[name] for name in self._family(run_id)]
+            runs = [self._runs[name] for name in self._family(run_id) if name in self._runs]
             return sum(run.nano_usd for run in runs), sum(run.tokens for run in runs)
 
     def close(self) -> None:

@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import os
 import threading
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from loomc_runner.errors import RunLocked
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 FOLDER = "owners"
 
 _guard = threading.Lock()
-_own: dict[Path, tuple[str, FileLock]] = {}
+_own: dict[Path, tuple[str, int]] = {}
 _held: set[tuple[str, str]] = set()
-_inherited: list[object] = []
 
 
 def own_token(folder: Path) -> str:
     """The name under which this process owns runs of the databases in a folder; taken at the first use."""
-    from filelock import FileLock
-
     with _guard:
-        if folder not in _own:
-            (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
-            token = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
-            # Not thread-local: the lock belongs to the process, whichever thread came first.
-            lock = FileLock(_path(folder, token), thread_local=False)
-            lock.acquire(timeout=0)
-            _own[folder] = token, lock
+        token, descriptor = _own.get(folder, ("", -1))
+        if not token or not _path(folder, token).exists():  # without its file it counts as dead
+            if token:
+                os.close(descriptor)
+            _own[folder] = _take(folder)
         return _own[folder][0]
 
 
 def is_alive(folder: Path, token: str) -> bool:
     """Whether the process that owns under this name still lives; asks the kernel and changes nothing."""
-    import fcntl
-
     if folder in _own and _own[folder][0] == token:
         return True
     try:
         descriptor = os.open(_path(folder, token), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except PermissionError:  # another user's, who alone may take it over
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -54,11 +46,6 @@ def is_alive(folder: Path, token: str) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def forget(folder: Path, token: str) -> None:
-    """Remove the file of a dead owner."""
-    _path(folder, token).unlink(missing_ok=True)
 
 
 def hold(store: str, run_id: str) -> None:
@@ -79,22 +66,45 @@ def let_go(store: str, run_id: str) -> None:
         _held.discard((store, run_id))
 
 
+def _take(folder: Path) -> tuple[str, int]:
+    """A new name with its locked file; the files of the dead are removed, since a missing one means dead as well."""
+    (folder / FOLDER).mkdir(mode=0o700, exist_ok=True)
+    for path in (folder / FOLDER).glob("*.lock"):
+        if not is_alive(folder, path.stem):
+            path.unlink(missing_ok=True)
+    token = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    unlocked = folder / FOLDER / token
+    descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(_path(folder, token))  # it gets its name when it is locked, so that nobody takes it for dead
+    except BaseException:
+        os.close(descriptor)
+        unlocked.unlink(missing_ok=True)
+        raise
+    return token, descriptor
+
+
 def _path(folder: Path, token: str) -> Path:
     return folder / FOLDER / f"{token}.lock"
 
 
 def _release_all() -> None:
-    for folder, (token, lock) in list(_own.items()):
-        forget(folder, token)  # a missing file means dead, so it goes before the lock does
-        lock.release()
+    for folder, (token, descriptor) in _own.items():
+        _path(folder, token).unlink(missing_ok=True)  # a missing file means dead, so it goes before the lock does
+        os.close(descriptor)
     _own.clear()
 
 
 def _start_anew() -> None:
-    """In a forked child: the parent's locks and runs are the parent's."""
+    """In a forked child: the parent's locks and runs are the parent's.
+
+    Its descriptors are closed, never unlocked: the lock stays with the parent, and ends with it.
+    """
     global _guard  # noqa: PLW0603 - one registry a process, and a fork makes another process
     _guard = threading.Lock()  # another thread of the parent may have held it at the fork
-    _inherited.extend(_own.values())  # kept, since a lock that is collected would be unlocked for the parent too
+    for _, descriptor in _own.values():
+        os.close(descriptor)
     _own.clear()
     _held.clear()
 

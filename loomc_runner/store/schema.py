@@ -6,7 +6,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from loomc_runner.errors import StoreError
+from loomc_runner.errors import RunNotFound, StoreError
+from loomc_runner.store.sql import transaction
 
 VERSION = 1
 
@@ -112,7 +113,7 @@ LOOMC_STEPS = """
 SELECT run_id, step_n, step_n - 1 AS parent_n, state_blob, NULL AS base_n, 'json' AS encoding,
     cast(round(cost_usd * 1e9) AS INTEGER) AS nano_usd, 0 AS tokens, score, timestamp, 0.0 AS duration, error,
     NULL AS decision,
-    max(CASE WHEN score > coalesce(before, score - 1) THEN step_n END)
+    max(CASE WHEN score > coalesce(before, -9e999) THEN step_n END)
         OVER (PARTITION BY run_id ORDER BY step_n) AS best_n
 FROM (SELECT *, max(score) OVER (PARTITION BY run_id ORDER BY step_n ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
         AS before FROM {steps})
@@ -126,35 +127,36 @@ NO_ATTEMPTS = """
 SELECT NULL AS run_id, 0 AS step_n, 0 AS attempt, '' AS error, '' AS category, 0 AS nano_usd, '' AS started_at,
     0.0 AS duration WHERE 0
 """
-LOOMC_COLUMNS = {
+COLUMNS = {
     "runs": {"id", "spec_hash", "status", "created_at", "updated_at"},
     "steps": {"run_id", "step_n", "state_blob", "cost_usd", "score", "timestamp", "error"},
 }
+"""What every version has, loomc 0.3.0 too."""
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring an older database up to date after keeping a copy of it beside it.
 
     Raises:
-        StoreError: When it belongs to a newer version or to another program.
+        StoreError: When it belongs to a newer version or to another program; it is left as it is.
     """
-    if (found := version_of(db, path)) == VERSION:
+    if version_of(db, path) == VERSION:
         return
-    if found == 0 and _tables(db):
-        _back_up(db, path)
-    db.execute("BEGIN EXCLUSIVE")
-    try:
+    with transaction(db):
         if version_of(db, path) == 0:  # another process may have been faster
-            _create(db)
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
+            _create(db, path)
 
 
 def read_as_today(db: sqlite3.Connection, path: Path) -> None:
-    """Let an older database be read through today's names, by views that live in this connection only."""
+    """Let an older database be read through today's names, by views that live in this connection only.
+
+    Raises:
+        RunNotFound: When it has no tables yet.
+        StoreError: When it belongs to a newer version or to another program.
+    """
     if version_of(db, path) == 0:
+        if not _tables(db):
+            raise RunNotFound(f"there are no runs in {path} yet; a first run makes its tables")
         names = {"runs": "main.runs", "steps": "main.steps"}
         for table, query in (
             ("steps", LOOMC_STEPS),
@@ -172,17 +174,18 @@ def version_of(db: sqlite3.Connection, path: Path) -> int:
         StoreError: When it belongs to a newer version or to another program.
     """
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version or _tables(db):
+        for table, wanted in COLUMNS.items():
+            if not wanted <= {row[1] for row in db.execute(f"PRAGMA table_xinfo({table})")}:
+                found = ", ".join(sorted(_tables(db))) or "none"
+                raise StoreError(
+                    f"{path} is a database of another program (tables: {found}); name another with LOOMC_DB or --db"
+                )
     if version > VERSION:
         raise StoreError(
             f"{path} was written by a newer loomc_runner (its tables have version {version}, this one knows "
             f"{VERSION}); upgrade with: pip install -U loomc-runner"
         )
-    tables = _tables(db)
-    if version == 0 and tables:
-        for table, wanted in LOOMC_COLUMNS.items():
-            columns = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
-            if not wanted <= columns:
-                raise StoreError(f"{path} is a database of another program (tables: {', '.join(sorted(tables))})")
     return version
 
 
@@ -190,9 +193,10 @@ def _tables(db: sqlite3.Connection) -> set[str]:
     return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-def _create(db: sqlite3.Connection) -> None:
+def _create(db: sqlite3.Connection, path: Path) -> None:
     older = bool(_tables(db))
     if older:
+        _back_up(path)
         db.execute("ALTER TABLE runs RENAME TO loomc_runs")
         db.execute("ALTER TABLE steps RENAME TO loomc_steps")
     for statement in TABLES.split(";\n"):
@@ -209,8 +213,11 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {VERSION}")
 
 
-def _back_up(db: sqlite3.Connection, path: Path) -> None:
-    copy = path.with_name(path.name + ".before-migration")
+def _back_up(path: Path) -> None:
+    """Keep a copy, through a connection of its own, which reads what was there before this transaction."""
+    copy, unfinished = (path.with_name(f"{path.name}.{word}") for word in ("before-migration", "unfinished-copy"))
     if not copy.exists():
-        with closing(sqlite3.connect(copy)) as target:
-            db.backup(target)
+        unfinished.unlink(missing_ok=True)
+        with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as target:
+            source.backup(target)
+        unfinished.replace(copy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
@@ -42,7 +43,7 @@ END = (
     "in_flight = CASE WHEN ? THEN in_flight END WHERE id = ? AND epoch = ? AND status = 'running'"
 )
 SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ?"
-NOTE = "UPDATE runs SET notes = ? WHERE id = ? AND epoch = ?"
+NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
 INSERT_CHARGE = (
     "INSERT INTO charges (run_id, step_n, nano_usd, tokens, label, at, estimated) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -65,13 +66,40 @@ SUBTREE = FAMILY + "SELECT coalesce(sum(nano_usd), 0), coalesce(sum(tokens), 0) 
 SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges WHERE id > ? AND run_id IN family"
 
 
+class transaction:  # noqa: N801 - used as `with transaction(db):`
+    """Write all of it or nothing, as the only writer."""
+
+    __slots__ = ("_db",)
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+        except BaseException:  # a Ctrl-C may come right after it
+            self._roll_back()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+
 def list_query(
     prefix: str, status: RunStatus | None, loop: str | None, parent: str | None, limit: int | None, offset: int
 ) -> tuple[str, list[Any]]:
     """The statement and its values that list runs, newest first. `interrupted` is `running` here."""
     wanted: list[tuple[str, Any]] = []
     if prefix:
-        wanted.append(("substr(id, 1, length(?1)) = ?1", prefix))
+        wanted.append(("instr(id, ?) = 1", prefix))
     if status:
         wanted.append(("status = ?", "running" if status is RunStatus.INTERRUPTED else status.value))
     if loop:

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import refinements as work
 from loomc import BestScore, Budget, Escalate, LastGood, judge, loop, predicate, score_plateau
 from loomc.checkpoint import SQLiteCheckpointStore
+
+import refinements as work
 
 
 def good_enough(history: list[Any]) -> bool:

@@ -207,7 +207,7 @@ def call(runner: Any, state: Any) -> str | None:
         result = runner(state)
         if inspect.isawaitable(result):
             asyncio.run(wait_for(result))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the case says whether it was meant
+    except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
 

@@ -1,0 +1,233 @@
+"""An SQLite file and the one connection a process has to it: opened when needed, closed for a fork."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from loomc_runner.errors import RunNotFound, StoreBusy, StoreError
+from loomc_runner.store import schema
+from loomc_runner.store.sql import transaction
+
+BUSY_MS = 5
+"""How long SQLite itself waits for another writer before the caller is told."""
+
+OPENING_S, READER_S = 0.25, 5.0
+"""How long opening waits, which is once in a process, for others who make, bring up to date or close the file."""
+
+LOOK_S = 1.0
+"""How often to look whether the file is still the one that was opened; a look costs as much as a small step."""
+
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
+
+FULL = "the disk is full; make room, then resume"
+HINTS = {
+    sqlite3.SQLITE_FULL: FULL,
+    sqlite3.SQLITE_READONLY: "it is read-only; make it writable, or name another place with LOOMC_DB or --db",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened; check the folder, or name another place with LOOMC_DB or --db",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database; name the right file with LOOMC_DB or --db",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; restore a copy, or try the sqlite3 command .recover",
+    sqlite3.SQLITE_IOERR: "reading or writing it failed; check the disk and its quota",
+}
+
+
+class SQLiteFile:
+    """One SQLite file as all threads of a process use it, with power-loss durability (WAL, `synchronous=FULL`).
+
+    One connection serves all threads, one after the other: SQLite takes one writer at a time anyway, and so threads
+    never find it busy. It is closed before a fork, because a forked process does not have the locks that SQLite
+    believes it has: the first of the two to close would take the log of committed steps from the other.
+    Until something is written it is opened for reading, so that a look for a run neither makes a database nor
+    brings an older one up to date.
+
+    Args:
+        path: The file; it and its folder are made at the first write.
+        read_only: Read an existing file and create nothing; older tables are read as they are.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+        self.path = Path(path).resolve()
+        self.read_only = read_only
+        self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
+        self._writable = False
+        self._looked = 0.0
+        self.lock = threading.RLock()
+        _files.add(self)
+
+    def close(self) -> None:
+        """Close the connection; the next verb opens it again."""
+        with self.lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection, self._writable = None, False
+
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Let no thread use the file meanwhile."""
+        with self.lock:
+            self.close()
+            yield
+
+    def _reading(self) -> _Use:
+        return _Use(self, to_write=False)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with _Use(self, to_write=not self.read_only) as db, transaction(db):
+            yield db
+
+    def current(self, *, to_write: bool) -> sqlite3.Connection:
+        """The connection, opened when there is none to this very file; called with the lock held."""
+        now = time.monotonic()
+        if self._connection is not None and (self._opened is None or now - self._looked > LOOK_S):
+            self._looked = now
+            if self._opened != _identity(self.path):  # made, deleted, or another one
+                self.close()
+        if to_write and not self._writable:
+            self.close()
+            self._writable = True
+        if self._connection is None:
+            self._opened, self._looked = _identity(self.path), now
+            self._connection = self._open_patiently()
+            self._opened = _identity(self.path) if to_write else self._opened
+        return self._connection
+
+    def look_again(self) -> None:
+        """Look at the next verb whether the file is still the one that was opened."""
+        self._looked = 0.0
+
+    def _open_patiently(self) -> sqlite3.Connection:
+        end = time.monotonic() + (READER_S if self.read_only else OPENING_S)
+        while True:
+            try:
+                return self._open()
+            except sqlite3.Error as error:
+                if _code(error) not in BUSY or time.monotonic() > end:
+                    raise
+            time.sleep(0.002)
+
+    def _open(self) -> sqlite3.Connection:
+        if self._opened is None and not self._writable and not self.read_only:
+            return _nothing(self.path)
+        if self._writable and not self.path.parent.exists():
+            _make_folder(self.path.parent)
+        db = _connect(self.path, "rwc" if self._writable else self._reader_mode())
+        try:
+            if self._writable:
+                db.execute("PRAGMA synchronous = FULL")
+                db.execute("PRAGMA fullfsync = 1")  # macOS: through the disk's own cache too
+                schema.prepare(db, self.path)
+                db.execute("PRAGMA journal_mode = WAL")
+            else:
+                schema.read_as_today(db, self.path)
+                db.execute("PRAGMA query_only = 1")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _reader_mode(self) -> str:
+        if not self.path.exists():
+            raise RunNotFound(
+                f"there is no database at {self.path}; a first run makes it; LOOMC_DB or --db name another"
+            )
+        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
+            return "rw"  # reading a database with a log takes files beside it, which go when it is closed
+        for suffix in ("-wal", "-journal"):
+            log = self.path.with_name(self.path.name + suffix)
+            if log.exists() and log.stat().st_size:
+                raise StoreError(f"{self.path} is read-only and has unmerged changes; copy its folder to read it")
+        return "ro&immutable=1"
+
+    def in_words(self, error: sqlite3.Error | OSError) -> Exception:
+        """The error as users should read it."""
+        if isinstance(error, OSError):
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            hint = FULL if full else f"{error}; check the folder, or name another place with LOOMC_DB or --db"
+            return StoreError(f"{self.path}: {hint}")
+        if _code(error) in BUSY:
+            return StoreBusy(f"{self.path} is locked by another program")
+        return StoreError(f"{self.path}: {HINTS.get(_code(error), error)}")
+
+
+class _Use:
+    """The connection for the time of one verb: for one thread at a time, and with errors in words.
+
+    A class and not a generator: every step passes here.
+    """
+
+    __slots__ = ("_file", "_to_write")
+
+    def __init__(self, file: SQLiteFile, *, to_write: bool) -> None:
+        self._file, self._to_write = file, to_write
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._file.lock.acquire()
+        try:
+            return self._file.current(to_write=self._to_write)
+        except BaseException as error:
+            self._file.lock.release()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise self._file.in_words(error) from error
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._file.lock.release()
+        if isinstance(error, sqlite3.Error | OSError):
+            raise self._file.in_words(error) from error
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes carry the primary one in the low byte
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    uri = f"{path.as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+
+
+def _nothing(path: Path) -> sqlite3.Connection:
+    """What a store that was never written to reads."""
+    db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    schema.prepare(db, path)
+    return db
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / ".gitignore").write_text("*\n")
+
+
+_files: weakref.WeakSet[SQLiteFile] = weakref.WeakSet()
+_forking = threading.Lock()
+_paused = ExitStack()
+
+
+def _pause_all() -> None:
+    _forking.acquire()
+    for file in list(_files):
+        _paused.enter_context(file.closed())
+
+
+def _go_on() -> None:
+    _paused.close()
+    _forking.release()
+
+
+os.register_at_fork(before=_pause_all, after_in_parent=_go_on, after_in_child=_go_on)

@@ -1,0 +1,136 @@
+"""A workshop with a database of runs of every kind, and the command as it is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from loomc_runner.cli import main
+
+HERE = Path(__file__).parent
+LOOMC = str(Path(sys.executable).with_name("loomc"))
+
+UNWANTED = {"LOOMC_DB", "BROKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS"}
+
+ENDED = ["climb", "zigzag", "poor", "stubborn", "forgiving", "named", "undeclared", "master", "method", "inner"]
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The last line on standard error; live progress stands above it."""
+        return self.err.splitlines()[-1]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a child process: this one's, without what would change the output."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    return {**kept, "TERM": "xterm-256color", "TZ": "UTC", **more}
+
+
+def python(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run Python in a folder."""
+    return subprocess.run(
+        [sys.executable, *args], cwd=folder, env=environment(**env), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the workshop, in which a run of every kind has stopped, each in its own way."""
+    folder = tmp_path_factory.mktemp("finished") / "workshop"
+    shutil.copytree(HERE / "workshop", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    assert python(folder, "lab.py", "begin", "patient", "gentle").returncode == 0
+    assert python(folder, "-W", "ignore", "lab.py", "leave", *ENDED).returncode == 0
+    assert python(folder, "lab.py", "leave", "fragile", "mortal", BROKEN="1").returncode == -9
+    return folder
+
+
+@pytest.fixture
+def workshop(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that folder to work in; the loops stay where they were defined."""
+    shutil.copytree(finished / ".loomc", tmp_path / ".loomc")
+    return tmp_path
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Path:
+    """The workshop as it was, without any run."""
+    shutil.copytree(HERE / "workshop", tmp_path / "workshop", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "workshop"
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run Python in a folder, with more environment."""
+    return python
+
+
+@pytest.fixture
+def loomc() -> Callable[..., Outcome]:
+    """The installed command in a process of its own: `loomc(folder, "runs", NO_COLOR="1")`."""
+
+    def run(folder: Path, *args: str, **env: str) -> Outcome:
+        ended = subprocess.run(
+            [LOOMC, *args], cwd=folder, env=environment(**env), capture_output=True, text=True, check=False, timeout=60
+        )
+        return Outcome(ended.returncode, ended.stdout, ended.stderr)
+
+    return run
+
+
+@pytest.fixture
+def started() -> Callable[..., subprocess.Popen[str]]:
+    """The installed command, not waited for."""
+
+    def start(folder: Path, *args: str, **env: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([LOOMC, *args], cwd=folder, env=environment(**env), stdout=pipe, stderr=pipe, text=True)
+
+    return start
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """The same command in this process, where one of its own would add nothing but time."""
+
+    def run(folder: Path, *args: str, **env: str) -> Outcome:
+        monkeypatch.chdir(folder)
+        for name in UNWANTED:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        with forgotten_modules(), pytest.raises(SystemExit) as ended:
+            main(args)
+        return Outcome(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@contextmanager
+def forgotten_modules() -> Iterator[None]:
+    """What is imported inside is imported anew the next time."""
+    path, modules = [*sys.path], dict(sys.modules)
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in {*sys.modules} - {*modules}:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+                del sys.modules[name]
+        sys.modules["__main__"] = modules["__main__"]

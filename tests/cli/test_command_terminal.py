@@ -1,0 +1,125 @@
+"""On a terminal tables fit, colours can be turned off, and progress moves and is gone at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+
+import pytest
+from rich.cells import cell_len
+
+LOOMC = str(Path(sys.executable).with_name("loomc"))
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def read_all(terminal: int) -> str:
+    """Everything that is written to a terminal, until nobody writes any more."""
+    text = b""
+    while True:
+        try:
+            text += os.read(terminal, 65536)
+        except OSError:
+            return text.decode().replace("\r\n", "\n")
+
+
+@pytest.fixture
+def on_terminal() -> Callable[..., str]:
+    """Run the command on a terminal of so many columns; what it writes there."""
+
+    def run(folder: Path, columns: int, *args: str, **env: str) -> str:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        kept = {k: v for k, v in os.environ.items() if k not in {"LOOMC_DB", "NO_COLOR", "COLUMNS", "FORCE_COLOR"}}
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        process = subprocess.Popen([LOOMC, *args], cwd=folder, env={**kept, "TERM": "xterm", **env}, **streams)
+        os.close(theirs)
+        text = read_all(ours)
+        os.close(ours)
+        process.wait(timeout=30)
+        return text
+
+    return run
+
+
+@pytest.mark.parametrize("columns", [40, 80, 140])
+def test_tables_fit_the_terminal_and_keep_the_run_id(on_terminal, workshop, columns):
+    """No line is wider than the terminal, and every id is whole."""
+    lines = COLOUR.sub("", on_terminal(workshop, columns, "runs")).splitlines()
+    assert max(map(cell_len, lines)) <= columns
+    assert {"undeclared", "master-1", "climb"} <= {line.split()[0] for line in lines}
+    shown = COLOUR.sub("", on_terminal(workshop, columns, "show", "fragile")).splitlines()
+    assert max(cell_len(line) for line in shown if line.startswith(" ")) <= columns
+
+
+def test_narrow_columns_keep_what_matters(on_terminal, workshop):
+    """A loop's name loses its beginning, an error its end; the reason goes first."""
+    lines = COLOUR.sub("", on_terminal(workshop, 80, "runs")).splitlines()
+    assert "stopped" not in lines[0]
+    inner = next(line for line in lines if line.startswith("inner"))
+    assert re.search(r"  ….*<locals>\.inner$", inner)
+    shown = COLOUR.sub("", on_terminal(workshop, 80, "show", "fragile")).splitlines()
+    assert next(line for line in shown if "✘" in line).endswith("…")
+
+
+def test_a_terminal_gets_a_screenful_of_runs_and_is_told_of_the_rest(on_terminal, workshop):
+    """Without a limit a terminal shows fifty; the last line says how to see more."""
+    with closing(connect(workshop / ".loomc/checkpoints.db")) as db:
+        db.execute(
+            "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40) "
+            "INSERT INTO runs (id, status, created_at, updated_at) "
+            "SELECT i, 'paused', '2026-01-01T00:00:00+00:00', '2026-01-01T00:00:00+00:00' FROM n"
+        )
+        db.commit()
+    lines = COLOUR.sub("", on_terminal(workshop, 80, "runs")).splitlines()
+    assert len(lines) == 52
+    assert lines[-1] == "these are 50 of more: --offset 50 shows the next, --limit 0 all"
+    assert len(on_terminal(workshop, 80, "runs", "--limit", "0").splitlines()) == 57
+
+
+def test_colours_are_for_terminals_that_want_them(on_terminal, loomc, workshop):
+    """NO_COLOR is obeyed, a pipe gets none, and a terminal does."""
+    assert "\x1b[32mcompleted\x1b[0m" in on_terminal(workshop, 80, "runs")
+    assert "\x1b" not in on_terminal(workshop, 80, "runs", NO_COLOR="1")
+    assert "\x1b" not in on_terminal(workshop, 80, "runs", TERM="dumb")
+    assert "\x1b" not in loomc(workshop, "runs", FORCE_COLOR="1").out
+
+
+def test_a_long_error_does_not_fill_the_terminal(on_terminal, here, workshop):
+    """It is wrapped under its name and ends early; into a pipe it is whole."""
+    with closing(connect(workshop / ".loomc/checkpoints.db")) as db:
+        db.execute("UPDATE runs SET stop_reason = ? WHERE id = 'fragile'", ("failed: " + "word " * 2000,))
+        db.commit()
+    lines = on_terminal(workshop, 80, "show", "fragile", NO_COLOR="1").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("stopped"))
+    last = next(number for number, line in enumerate(lines) if line.startswith("spent"))
+    assert last - first == 8
+    assert lines[last - 1].endswith("... (--json: all of it)")
+    assert here(workshop, "show", "fragile").out.count("word ") == 2000
+
+
+def test_progress_moves_on_one_line_and_is_gone_at_the_end(on_terminal, workshop):
+    """While it works there are step, score, best, steps and money against their limits, and the time left."""
+    text = on_terminal(workshop, 100, "resume", "mortal")
+    assert re.search(r"run mortal · step 5 · 6/40 steps · \$0\.14 of \$5\.00 · \d\.\ds", text)
+    rest = text[text.rindex("\x1b[2K") :]
+    assert (
+        COLOUR.sub("", rest).replace("\x1b[2K", "").replace("\x1b[?25h", "").strip("\r\n").startswith("run mortal comp")
+    )
+
+
+def test_what_a_step_prints_stays_out_of_the_progress(on_terminal, started, workshop):
+    """On a pipe there is one plain line a step, on standard error."""
+    process = started(workshop, "resume", "mortal")
+    out, err = process.communicate(timeout=30)
+    assert [line.split(" · ")[:2] for line in err.splitlines()] == [["run mortal", f"step {n}"] for n in (3, 4, 5)]
+    assert "\x1b" not in out + err

@@ -1,0 +1,84 @@
+"""The documentation is run: every Python block, every command, every public name."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+import loomc_runner
+from loomc_runner.cli.commands import app
+
+ROOT = Path(__file__).parents[2]
+LOOMC = Path(sys.executable).with_name("loomc")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+class Draft(BaseModel):
+    text: str
+
+
+README_NAMES = {"Draft": Draft, "grade": lambda draft: len(draft.text), "ask_the_model": lambda draft: (draft, 0.5)}
+
+
+def blocks(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text())
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_every_python_block_of_a_page_runs(page, tmp_path, monkeypatch):
+    """The blocks of a page run one after the other, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOOMC_DB", raising=False)
+    names = {"__name__": "a_page_of_the_docs", **(README_NAMES if page.name == "README.md" else {})}
+    for block in blocks(page):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def test_the_tutorial_prints_what_it_says(tmp_path):
+    """The first example, saved as a file and run, prints the line the tutorial shows and can be shown afterwards."""
+    page = ROOT / "docs/tutorial/first-loop.md"
+    (tmp_path / "shorten.py").write_text(blocks(page)[0])
+    ran = subprocess.run([sys.executable, "shorten.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() in page.read_text()
+    shown = subprocess.run([LOOMC, "runs"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "completed" in shown.stdout
+    assert "__main__:shorten" in shown.stdout
+
+
+@pytest.mark.parametrize("name", sorted(set(loomc_runner.__all__)))
+def test_every_public_name_is_in_the_reference(name):
+    """What users can import is documented by name, errors on the page of errors."""
+    reference = "\n".join(page.read_text() for page in (ROOT / "docs/reference").glob("*.md"))
+    value = getattr(loomc_runner, name)
+    is_error = isinstance(value, type) and issubclass(value, Exception | Warning)
+    assert f"loomc_runner.{name}\n" in reference or is_error or f".{name}\n" in reference
+    assert value.__doc__
+
+
+@pytest.mark.parametrize("command", [command.callback.__name__ for command in app.registered_commands])
+def test_every_command_is_documented_with_its_options(command):
+    """Each command stands in the manual with every option that its help names."""
+    helped = subprocess.run([LOOMC, command, "--help"], capture_output=True, text=True, check=True).stdout
+    manual = next(
+        line for line in (ROOT / "docs/reference/command.md").read_text().splitlines() if f"`loomc {command} " in line
+    )
+    for option in set(re.findall(r"--[a-z-]+", helped)) - {"--help", "--db", "--output"}:
+        assert option in manual, f"{option} of loomc {command}"
+
+
+def test_the_readme_names_two_commands_that_exist():
+    """The README's two commands install from here and start files that are here."""
+    commands = re.findall(r"^pip install -e .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert "examples/code_fixer.py" in commands[0]
+    assert (ROOT / "examples/code_fixer.py").exists()
+    assert commands[1].endswith("python -m pytest")
+
+
+def test_the_changelog_tells_of_this_version():
+    """The version that is installed has its own entry."""
+    assert f"## {loomc_runner.__version__} " in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,177 @@
+"""The ledgers of a tree of runs against their formula, worked out from nothing each time."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+from loomc_runner import Budget, BudgetExhausted
+from loomc_runner.budget import Ledger, OpenStep
+from loomc_runner.records import NANO
+from loomc_runner.testing import FakeClock
+
+CENT = NANO // 100
+
+caps = st.none() | st.integers(0, 30)
+cents = st.integers(0, 8)
+
+
+class Step:
+    """A step of a run, what it paid itself, and the runs inside it."""
+
+    def __init__(self, run: Run, account: OpenStep) -> None:
+        self.run, self.account, self.reserved = run, account, account.reserved
+        self.own, self.is_open = 0, True
+        self.runs: list[Run] = []
+        run.steps.append(self)
+
+    @property
+    def spent(self) -> int:
+        """What it and the runs inside it paid."""
+        return self.own + sum(run.spent for run in self.runs)
+
+    @property
+    def claimed(self) -> int:
+        """The larger of its reservation, which ends with it, and what it paid and the runs inside it claim."""
+        return max(self.reserved if self.is_open else 0, self.own + sum(run.claimed for run in self.runs))
+
+    def covers(self, nano: int) -> bool:
+        """Whether it can pay that without costing more than it said."""
+        return self.is_open and self.own + nano + sum(run.claimed for run in self.runs) <= self.reserved
+
+
+class Run:
+    """A run and its steps."""
+
+    def __init__(self, cap: int | None, parent: Step | None = None) -> None:
+        budget = Budget(usd=None if cap is None else cap / 100)
+        self.cap, self.parent = budget.nano_usd, parent
+        self.ledger = Ledger(str(id(self)), budget, FakeClock(), parent.account if parent else None)
+        self.steps: list[Step] = []
+        if parent is not None:
+            parent.runs.append(self)
+
+    @property
+    def spent(self) -> int:
+        """What its steps paid."""
+        return sum(step.spent for step in self.steps)
+
+    @property
+    def claimed(self) -> int:
+        """What its steps claim, the settled and the open ones."""
+        return sum(step.claimed for step in self.steps)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing is left."""
+        return self.cap is not None and 0 < self.spent >= self.cap
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Whether more is claimed than there is."""
+        return self.cap is not None and self.claimed > self.cap
+
+    @property
+    def lineage(self) -> list[Run]:
+        """The enclosing runs and this one, outermost first."""
+        return [*(self.parent.run.lineage if self.parent else []), self]
+
+
+class LedgerTree(RuleBasedStateMachine):
+    """Any order of opening, paying and settling, in any tree."""
+
+    runs: Bundle[Run] = Bundle("runs")
+    steps: Bundle[Step] = Bundle("steps")
+    is_honest = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tree: list[Run] = []
+
+    @initialize(target=runs, cap=caps)
+    def begin(self, cap: int | None) -> Run:
+        """There is a run that all others are in."""
+        self.tree.append(Run(cap))
+        return self.tree[-1]
+
+    @rule(target=runs, step=steps, cap=caps)
+    def begin_inside(self, step: Step, cap: int | None) -> Run:
+        """A run begins inside a step."""
+        self.tree.append(Run(cap, step))
+        return self.tree[-1]
+
+    @rule(target=steps, run=runs, expected=cents)
+    def open(self, run: Run, expected: int) -> object:
+        """A step is opened, or refused by the outermost run in which it does not fit."""
+        run.ledger.budget = Budget(usd=run.ledger.budget.usd, step_usd=expected / 100)
+        used_up = [other for other in run.lineage if other.is_used_up]
+        step = Step(run, OpenStep(run.ledger, expected * CENT))
+        refused = used_up or [other for other in run.lineage if other.is_overdrawn]
+        if not refused:
+            step.account = run.ledger.open_step()
+            return step
+        run.steps.remove(step)
+        with pytest.raises(BudgetExhausted) as caught:
+            run.ledger.open_step()
+        assert caught.value.run_id == refused[0].ledger.run_id
+        return multiple()
+
+    @rule(step=steps, amount=cents)
+    def pay(self, step: Step, amount: int) -> None:
+        """A step pays."""
+        if step.covers(amount * CENT) or not self.is_honest:
+            step.account.charge(amount * CENT, amount)
+            step.own += amount * CENT
+
+    @rule(step=consumes(steps))
+    def settle(self, step: Step) -> None:
+        """A step ends, perhaps before the runs inside it; it costs what was paid."""
+        step.is_open = False
+        assert step.account.settle() == step.spent
+
+    @invariant()
+    def every_ledger_claims_what_the_formula_says(self) -> None:
+        """Also after steps that were refused."""
+        for run in self.tree:
+            assert (run.ledger.claimed, run.ledger.spent) == (run.claimed, run.spent)
+
+    @invariant()
+    def no_honest_run_spends_more_than_it_has(self) -> None:
+        """Nor does any that encloses it."""
+        assert not self.is_honest or not any(run.is_overdrawn for run in self.tree)
+
+
+class HonestLedgerTree(LedgerTree):
+    """The same, where no step costs more than it said it would."""
+
+    is_honest = True
+
+
+often = settings(max_examples=100, stateful_step_count=30, deadline=None)
+LedgerTree.TestCase.settings = HonestLedgerTree.TestCase.settings = often
+
+
+class TestLedgerTree(LedgerTree.TestCase):
+    """Every ledger claims what the formula says, whatever happens below it."""
+
+
+class TestHonestLedgerTree(HonestLedgerTree.TestCase):
+    """No cap in a tree is crossed where no step costs more than it said."""
+
+
+def test_the_outermost_crossed_limit_is_named_whichever_kind_it_is() -> None:
+    """A run whose time is up says so only when no enclosing run is out of money, and the other way round."""
+    clock = FakeClock()
+    outer = Ledger("outer", Budget(usd=1, wall_clock="1m"), clock)
+    inner = Ledger("inner", Budget(usd=9, wall_clock="1s"), clock, outer.open_step())
+    for ledger in (outer, inner):
+        ledger.start_clock()
+    step = inner.open_step()
+    clock.advance(2)
+    step.charge(2 * NANO, 0)
+    for verb in (inner.open_step, inner.check_limits):
+        with pytest.raises(BudgetExhausted) as caught:
+            verb()
+        assert (caught.value.run_id, caught.value.limit) == ("outer", "usd")

@@ -1,0 +1,290 @@
+"""What a type checker says about the public names. Read by mypy and pyright, never run."""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, assert_type
+
+from pydantic import BaseModel
+
+from loomc_runner import (
+    AsyncLoop,
+    AsyncStream,
+    BestScore,
+    Budget,
+    BudgetExhausted,
+    Done,
+    Escalate,
+    LastGood,
+    LoomcError,
+    Loop,
+    RunResult,
+    RunStatus,
+    StepRecord,
+    Stream,
+    all_of,
+    judge,
+    loop,
+    predicate,
+    score_plateau,
+    spend,
+    target,
+)
+
+
+class Draft(BaseModel):
+    """A state."""
+
+    text: str = ""
+
+
+@dataclass
+class Report:
+    """A result of another type."""
+
+    title: str
+
+
+def grade(state: Draft) -> float:
+    """A score."""
+    return float(len(state.text))
+
+
+def price(state: Draft) -> float:
+    """A cost."""
+    return 0.01
+
+
+async def approve(state: Draft) -> bool:
+    """A judge that is waited for."""
+    return len(state.text) > 10
+
+
+def change(state: Draft, history: Any) -> Draft:
+    """A handler of a stall."""
+    return state
+
+
+# A plain function, bare and with options.
+
+
+@loop
+def bare(state: Draft) -> Draft:
+    """One iteration."""
+    return state
+
+
+@loop(
+    budget=Budget(usd=2.00, iterations=15, wall_clock=timedelta(minutes=10), tokens=10**6, step_usd=0.1, strict=True),
+    checkpoint="memory",
+    converge_on=[score_plateau(patience=3), all_of(target(0.9), judge(bool))],
+    backtrack=[BestScore(tolerance=0.1), LastGood()],
+    on_stall=Escalate(after=5, handler=change),
+    scorer=grade,
+    cost_fn=price,
+    name="refine",
+    tags=["draft"],
+)
+def refine(state: Draft) -> Draft:
+    """One iteration with every option."""
+    spend(usd=0.01, tokens=10, label="a call")
+    return state
+
+
+assert_type(bare, Loop[Draft])
+assert_type(refine, Loop[Draft])
+assert_type(refine(Draft()), Draft)
+assert_type(refine(Draft(), run_id="mine"), Draft)
+assert_type(refine.resume("mine"), Draft)
+assert_type(refine.resume("mine", budget=Budget(usd=3), force=True), Draft)
+assert_type(refine.run(Draft()), RunResult[Draft])
+assert_type(refine.run(Draft()).state, Draft)
+assert_type(refine.run(Draft()).best_state, Draft | None)
+assert_type(refine.run(Draft()).status, RunStatus)
+assert_type(refine.fork("mine", step=4, update={"text": "x"}), str)
+assert_type(refine.with_options(checkpoint="memory"), Loop[Draft])
+assert_type(refine.stream(Draft()), Stream[Draft])
+assert_type(refine.stream(run_id="mine"), Stream[Draft])
+assert_type(refine.stream(Draft()).result, RunResult[Draft] | None)
+iterator: Iterator[StepRecord[Draft]] = refine.stream(Draft())
+with refine.stream(Draft()) as stream:
+    for step in stream:
+        assert_type(step, StepRecord[Draft])
+        assert_type(step.state, Draft)
+        assert_type(step.score, float | None)
+
+refine("text")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+refine()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+refine(Draft(), "mine")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+refine.run(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+refine.resume()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+refine.stream()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+refine.stream("text")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+refine.stream(Draft(), force=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+
+
+# An `async def` function.
+
+
+@loop
+async def bare_async(state: Draft) -> Draft:
+    """One iteration that may wait."""
+    return state
+
+
+@loop(converge_on=judge(approve), backtrack=BestScore(metric=grade))
+async def refine_async(state: Draft) -> Draft:
+    """One iteration that may wait, with options."""
+    return state
+
+
+async def use_async() -> None:
+    """Await every verb."""
+    assert_type(bare_async, AsyncLoop[Draft])
+    assert_type(refine_async, AsyncLoop[Draft])
+    assert_type(await refine_async(Draft()), Draft)
+    assert_type(await refine_async.resume("mine"), Draft)
+    assert_type(await refine_async.run(Draft()), RunResult[Draft])
+    assert_type(refine_async.stream(Draft()), AsyncStream[Draft])
+    iterator: AsyncIterator[StepRecord[Draft]] = refine_async.stream(run_id="mine")
+    async with refine_async.stream(Draft()) as stream:
+        async for step in stream:
+            assert_type(step, StepRecord[Draft])
+    await refine_async(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    async for step in iterator:
+        assert_type(step.state, Draft)
+
+
+# Methods.
+
+
+class Writer:
+    """An object with loops on it."""
+
+    @loop
+    def bare(self, state: Draft) -> Draft:
+        """One iteration of an object."""
+        return state
+
+    @loop(budget=Budget(iterations=3))
+    def refine(self, state: Draft) -> Draft:
+        """One iteration of an object, with options."""
+        return state
+
+    @loop
+    async def bare_async(self, state: Draft) -> Draft:
+        """One iteration of an object that may wait."""
+        return state
+
+    @loop(budget=Budget(iterations=3))
+    async def refine_async(self, state: Draft) -> Draft:
+        """One iteration of an object that may wait, with options."""
+        return state
+
+
+async def use_methods(writer: Writer) -> None:
+    """Go through an instance."""
+    assert_type(writer.bare, Loop[Draft])
+    assert_type(writer.refine, Loop[Draft])
+    assert_type(writer.refine(Draft()), Draft)
+    assert_type(writer.refine.run(Draft()), RunResult[Draft])
+    assert_type(writer.bare_async, AsyncLoop[Draft])
+    assert_type(writer.refine_async, AsyncLoop[Draft])
+    assert_type(await writer.refine_async(Draft()), Draft)
+    writer.refine(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# Other states, and `Done`.
+
+
+@loop
+def count(state: int) -> int:
+    """A plain state."""
+    return state + 1
+
+
+@loop(budget=Budget(iterations=3))
+def collect(state: dict[str, list[int]]) -> dict[str, list[int]]:
+    """A state of plain JSON."""
+    return state
+
+
+@loop
+def ends(state: Draft) -> Draft | Done[Draft, Report]:
+    """End with a result of another type."""
+    return Done(state, result=Report("x"))
+
+
+@loop(budget=Budget(usd=1))
+def ends_plainly(state: Draft) -> Draft | Done[Draft, None]:
+    """End without a result."""
+    return Done(state)
+
+
+@loop
+async def ends_async(state: Draft) -> Draft | Done[Draft, Report]:
+    """End with a result of another type, after a while."""
+    return Done(state, result=Report("x"))
+
+
+@loop
+def maybe(state: Draft | None) -> Draft | None:
+    """A state that may be missing."""
+    return state
+
+
+assert_type(count, Loop[int])
+assert_type(collect, Loop[dict[str, list[int]]])
+assert_type(ends, Loop[Draft])
+assert_type(ends_plainly, Loop[Draft])
+assert_type(ends_async, AsyncLoop[Draft])
+assert_type(maybe, Loop[Draft | None])
+assert_type(ends(Draft()), Draft)
+
+
+# What cannot be a loop, and options that cannot work.
+
+
+@loop  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+def turns(state: Draft) -> str:
+    """Give something that is not the next state."""
+    return state.text
+
+
+@loop(budget=Budget())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType, reportCallIssue, reportUntypedFunctionDecorator]
+def turns_with_options(state: Draft) -> str:
+    """Give something that is not the next state."""
+    return state.text
+
+
+loop(Budget())  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+loop(budget="10x")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+loop(on_stall=score_plateau())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+loop(retries=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+score_plateau(direction="up")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Budget(usd="2")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+# Detectors and strategies are any callables of the history; errors tell where a run stood.
+
+
+def twice(history: Any) -> str | None:
+    """A detector."""
+    return "twice" if len(history) == 2 else None
+
+
+def back(history: Any) -> int | None:
+    """A strategy."""
+    return 0 if len(history) > 3 else None
+
+
+loop(converge_on=twice, backtrack=back)
+loop(converge_on=[twice, predicate(twice)], backtrack=(back, LastGood()))
+
+try:
+    refine(Draft())
+except BudgetExhausted as exhausted:
+    assert_type(exhausted.limit, str)
+    assert_type(exhausted.used, float)
+except LoomcError as error:
+    assert_type(error.run_id, str | None)

@@ -1,0 +1,275 @@
+"""What only the store in a file promises: durability, a tidy folder, reading without a trace, and forks."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import sqlite3
+import stat
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from store_lives import Life, live
+
+from loomc_runner import RunNotFound, RunStatus, StoreError, loop
+from loomc_runner.records import Transition
+from loomc_runner.store import open_reader
+from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.testing import AT, PAUSED, a_resumption, a_run, a_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SQLiteStore]:
+    """Give a store in a folder that does not exist yet."""
+    made = SQLiteStore(tmp_path / "new" / "runs.db")
+    yield made
+    made.close()
+
+
+def filled(path: Path, steps: int = 3) -> Path:
+    """Write a run and close the file."""
+    store = SQLiteStore(path)
+    lease = store.create_run(a_run(), "0")
+    for n in range(steps):
+        store.commit(lease, Transition(AT, a_step(n), f"[{n}]"))
+    store.commit(lease, PAUSED)
+    store.close()
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Say what is in a folder, by file."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_commit_survives_a_power_loss(store: SQLiteStore) -> None:
+    """The connection that writes has a write-ahead log and waits for the disk at every commit."""
+    store.create_run(a_run(), "0")
+    asked = {
+        name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+    }
+    assert asked == {"journal_mode": "wal", "synchronous": 2}
+
+
+def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLiteStore) -> None:
+    """A look into a store that is not there finds nothing and makes nothing, and sees at once what another makes."""
+    with pytest.raises(RunNotFound, match="no run r in"):
+        store.get_run("r")
+    assert (store.list_runs(), list(tmp_path.iterdir())) == ([], [])
+    filled(store.path)
+    assert store.get_run("r").steps == 3
+
+
+def test_a_new_folder_is_private_and_ignored_by_git(store: SQLiteStore) -> None:
+    """The folder is made for its owner alone, and git is told to leave it."""
+    store.create_run(a_run(), "0")
+    for folder in (store.path.parent, store.path.parent / "owners"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (store.path.parent / ".gitignore").read_text() == "*\n"
+
+
+def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
+    """In a folder of the user's neither the mode changes nor does a .gitignore appear."""
+    mode = tmp_path.stat().st_mode
+    filled(tmp_path / "runs.db")
+    assert tmp_path.stat().st_mode == mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["owners", "runs.db"]
+
+
+@pytest.mark.parametrize("name", ["a b.db", "100%.db", "what?mode=ro.db", "#1.db", "é漢.db", "no suffix"])
+def test_a_file_may_have_any_name(tmp_path: Path, name: str) -> None:
+    """Names that mean something in a URL name a file like all others."""
+    filled(tmp_path / name)
+    assert (tmp_path / name).exists()
+    assert open_reader(tmp_path / name).get_run("r").steps == 3
+
+
+def test_reading_what_is_not_there_makes_nothing(tmp_path: Path) -> None:
+    """A reader of a missing database says so, and creates neither file nor folder."""
+    reader = open_reader(tmp_path / "new" / "runs.db")
+    for verb in (reader.list_runs, lambda: reader.get_run("r")):
+        with pytest.raises(RunNotFound, match="LOOMC_DB"):
+            verb()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_leaves_no_trace(tmp_path: Path) -> None:
+    """After a reader is closed the folder holds the same files with the same bytes."""
+    path = filled(tmp_path / "runs.db")
+    before = contents(tmp_path)
+    reader = open_reader(path)
+    assert (reader.get_run("r").steps, reader.state("r", 2), len(reader.list_runs())) == (3, "[2]", 1)
+    reader.close()
+    assert contents(tmp_path) == before
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    """A store that was opened for reading refuses every write, and the file stays as it is."""
+    path = filled(tmp_path / "runs.db")
+    reader = SQLiteStore(path, read_only=True)
+    with pytest.raises(StoreError, match="read-only"):
+        reader.claim("r", a_resumption())
+    reader.close()
+    assert open_reader(path).get_run("r").epoch == 1
+
+
+def test_a_reader_sees_a_run_at_work_and_leaves_it_alone(store: SQLiteStore) -> None:
+    """While one process writes a reader in another sees each step that is committed."""
+    lease = store.create_run(a_run(), "0")
+    script = "reader = SQLiteStore(sys.argv[1], read_only=True)\nwhile True: say(reader.get_run('r').steps); hear()"
+    with Life(script, store.path) as life:
+        assert life.hear() == "0"
+        for n in range(3):
+            store.commit(lease, Transition(AT, a_step(n), "[]"))
+            life.tell()
+            assert life.hear() == str(n + 1)
+    store.commit(lease, PAUSED)
+    assert store.get_run("r").status is RunStatus.PAUSED
+
+
+def test_the_log_of_a_killed_process_is_read(tmp_path: Path) -> None:
+    """What a process had committed when it was killed is there for a reader, and nothing else is left afterwards."""
+    script = """
+store = SQLiteStore(sys.argv[1])
+lease = store.create_run(a_run(), "0")
+for n in range(9): store.commit(lease, Transition(AT, a_step(n), "[]"))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with Life(script, tmp_path / "runs.db") as life:
+        life.process.wait(30)
+    assert (tmp_path / "runs.db-wal").stat().st_size
+    reader = open_reader(tmp_path / "runs.db")
+    assert (reader.get_run("r").steps, reader.get_run("r").status) == (9, RunStatus.INTERRUPTED)
+    reader.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["owners", "runs.db"]
+
+
+FORKED = """
+store = SQLiteStore(sys.argv[1])
+store.create_run(a_run("parent"), "0")
+(hears_parent, tells_child), (hears_child, tells_parent) = os.pipe(), os.pipe()
+child = os.fork()
+if child == 0:
+    lease = store.create_run(a_run("child"), "0")
+    for n in range(10):
+        store.commit(lease, Transition(AT, a_step(n), "[]"))
+        if n in (4, 9):
+            os.write(tells_parent, b".")
+            os.read(hears_parent, 1)
+    sys.exit()
+os.read(hears_child, 1)
+"""
+
+
+def test_a_forked_worker_loses_nothing_when_its_parent_closes(tmp_path: Path) -> None:
+    """Parent and forked child use one file safely: what the child commits survives the parent's close and a kill."""
+    script = """
+store.close()
+os.write(tells_child, b".")
+os.read(hears_child, 1)
+os.kill(child, signal.SIGKILL)
+os.wait()
+say(len(SQLiteStore(sys.argv[1]).steps("child")))
+"""
+    assert live(FORKED + script, tmp_path / "runs.db") == "10"
+
+
+def test_a_parent_loses_nothing_when_its_forked_worker_ends(tmp_path: Path) -> None:
+    """What the parent commits after its child has closed the same file survives a kill, too."""
+    script = """
+lease = store.create_run(a_run("later"), "0")
+os.write(tells_child, b".")
+os.read(hears_child, 1)
+os.write(tells_child, b".")
+os.wait()
+store.commit(lease, Transition(AT, a_step(0), "[]"))
+say("committed")
+hear()
+"""
+    with Life(FORKED + script, tmp_path / "runs.db") as life:
+        assert life.hear() == "committed"
+        life.kill()
+    store = open_reader(tmp_path / "runs.db")
+    assert (len(store.steps("child")), len(store.steps("later"))) == (10, 1)
+    store.close()
+
+
+def test_a_fork_waits_for_the_transaction_of_another_thread(tmp_path: Path) -> None:
+    """Forks in the middle of other threads' commits leave parent and children with a whole database."""
+    script = """
+import threading
+store = SQLiteStore(sys.argv[1])
+def work():
+    lease = wait(store.create_run, a_run(), "0")
+    for n in range(60):
+        wait(store.commit, lease, Transition(AT, a_step(n), '"' + "x" * 100_000 + '"'))
+thread = threading.Thread(target=work)
+thread.start()
+while thread.is_alive():
+    if os.fork() == 0:
+        wait(store.create_run, a_run(f"child-{os.getpid()}"), "0")
+        os._exit(0)
+    assert os.wait()[1] == 0
+thread.join()
+say(len(store.steps("r")), store.get_run("r").steps)
+"""
+    assert live(script, tmp_path / "runs.db") == "60 60"
+    with closing(sqlite3.connect(tmp_path / "runs.db")) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_database_that_was_deleted_is_noticed(store: SQLiteStore, anew: bool) -> None:
+    """After the folder was deleted, or replaced by another, new runs go to the file that has the name now."""
+    store.create_run(a_run("old"), "0")
+    shutil.rmtree(store.path.parent)
+    if anew:
+        filled(store.path)
+    store.create_run(a_run("new"), "0")
+    assert {run.id for run in store.list_runs()} == ({"r", "new"} if anew else {"new"})
+    script = "say(*[run.id for run in SQLiteStore(sys.argv[1]).list_runs(status=RunStatus.RUNNING)])"
+    assert live(script, store.path) == "new"
+
+
+def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLiteStore) -> None:
+    """An interrupt in the middle of a commit leaves all of it or nothing, and the next commit works."""
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    lease = store.create_run(a_run(), "0")
+    handler, chance = signal.signal(signal.SIGPROF, interrupt), random.Random(1)
+    try:
+        for _ in range(300):
+            step = Transition(AT, a_step(len(store.steps("r"))), "[]")
+            try:
+                signal.setitimer(signal.ITIMER_PROF, chance.uniform(1e-6, 4e-4))
+                store.commit(lease, step)
+                time.sleep(0)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+    finally:
+        signal.signal(signal.SIGPROF, handler)
+    assert store.get_run("r").steps == len(store.steps("r")) > 0
+
+
+def test_a_loop_keeps_its_runs_in_the_file_that_is_named(tmp_path: Path) -> None:
+    """With a path as `checkpoint` another process finds the run, and resumes it to its stored result."""
+
+    @loop(checkpoint=tmp_path / "runs.db", converge_on=lambda history: "once")
+    def grow(state: list[int]) -> list[int]:
+        return [*state, len(state)]
+
+    assert grow([], run_id="r") == [0]
+    script = "s = SQLiteStore(sys.argv[1], read_only=True); say(s.get_run('r').status, s.state('r', 0))"
+    assert live(script, tmp_path / "runs.db") == "completed [0]"
