@@ -4,7 +4,7 @@ from loomc_runner.backtrack import BestScore, LastGood, Strategy
 from loomc_runner.budget import Budget
 from loomc_runner.context import spend
 from loomc_runner.converge import Detector, Escalate, all_of, judge, predicate, score_plateau, target
-from loomc_runner.decorator import AsyncLoop, AsyncStream, Loop, Stream, loop
+from loomc_runner.decorator import loop
 from loomc_runner.errors import (
     BudgetExhausted,
     CostError,
@@ -25,8 +25,10 @@ from loomc_runner.errors import (
     StoreBusy,
     StoreError,
 )
+from loomc_runner.handle import AsyncLoop, Loop
 from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
 from loomc_runner.store import Store
+from loomc_runner.stream import AsyncStream, Stream
 
 __version__ = "0.1.0"
 

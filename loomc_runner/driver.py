@@ -16,7 +16,7 @@ from loomc_runner.backtrack import Strategy
 from loomc_runner.budget import Ledger, OpenStep
 from loomc_runner.context import Scope, entered
 from loomc_runner.converge import first_reason
-from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, SpecError, StallError, StoreError
+from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, SpecError, StallError
 from loomc_runner.history import History
 from loomc_runner.records import INITIAL, Attempt, Lease, RunStatus, StepRecord, Transition
 from loomc_runner.scores import gain
@@ -52,7 +52,7 @@ class Cursor(Generic[S]):
     """A run under way: where it stands, and what it needs to take the next step.
 
     `account` is the open account of the next step, None when none may start. `parent_n` is the step that `state`
-    belongs to. `verdict` is how the run ended, None while it goes on.
+    belongs to. `verdict` is how the run ended, None while it goes on. `unstored` is the commit that is under way.
     """
 
     spec: LoopSpec[S]
@@ -70,6 +70,7 @@ class Cursor(Generic[S]):
     worked: float = 0.0
     turned: float = 0.0
     record: StepRecord[S] | None = field(default=None)
+    unstored: Transition | None = None
 
     @property
     def stopped(self) -> bool:
@@ -96,7 +97,7 @@ async def advance(cursor: Cursor[S]) -> Cursor[S]:
             step, verdict = await _conclude(cursor, scope, outcome)
         await _commit(cursor, scope, outcome, step, verdict)
     except BaseException as error:
-        if isinstance(error, StoreError) and outcome is not None:
+        if isinstance(error, LoomcError) and outcome is not None:
             error.state = outcome.state  # could not be stored, but is paid for
         await _cut_off(cursor, scope, error)
         raise
@@ -223,9 +224,10 @@ async def _commit(
         result=outcome.result,
         notes=_unpriced_note(cursor, scope, outcome),
     )
+    cursor.unstored = change
     await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     del scope.pending[: len(pending)]
-    cursor.worked, cursor.record = elapsed, step
+    cursor.worked, cursor.record, cursor.unstored = elapsed, step, None
     _move(cursor, outcome, verdict)
     if change.notes is not None:
         message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="
@@ -253,22 +255,35 @@ async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> Non
     if cursor.verdict is not None:  # the run has ended, and all of it is stored
         return
     cursor.verdict = Verdict(RunStatus.PAUSED, f"paused: {_in_words(error)}", error=error)
-    change = Transition(cursor.spec.clock.now(), status=RunStatus.PAUSED, stop_reason=cursor.verdict.reason)
-    torn = dataclasses.replace(
-        change,
-        charges=tuple(scope.pending),
-        keep_in_flight=True,
-        worked=max(cursor.ledger.elapsed - cursor.worked, 0.0),
-    )
     sleep = block if isinstance(error, GeneratorExit) else cursor.sleep
     try:
-        # A signal, or a warning that is an error, may also come right after the step was committed.
-        committed = cursor.store.get_run(cursor.lease.run_id).steps > scope.step_n
-        await patiently(sleep, cursor.store.commit, cursor.lease, change if committed else torn)
+        run = cursor.store.get_run(cursor.lease.run_id)
+        if run.status is RunStatus.RUNNING:
+            change = _torn(cursor, scope, run.steps)
+            await patiently(sleep, cursor.store.commit, cursor.lease, change)
+            cursor.verdict = Verdict(change.status, change.stop_reason, error=error)
+        else:  # a signal came right after the commit that ended it
+            cursor.verdict = Verdict(run.status, run.stop_reason, error=error)
         cursor.state = cursor.history.state(cursor.parent_n)
     except LoomcError as second:
         cursor.verdict = Verdict(RunStatus.INTERRUPTED, f"interrupted: {_in_words(error)}", error=error)
         log.warning("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
+
+
+def _torn(cursor: Cursor[S], scope: Scope, committed: int) -> Transition:
+    """What is stored of a step that was torn apart, when so many steps are committed."""
+    verdict = cursor.verdict or Verdict()
+    paused = Transition(cursor.spec.clock.now(), status=RunStatus.PAUSED, stop_reason=verdict.reason)
+    if committed > scope.step_n:  # a signal, or a warning that is an error, came right after the commit
+        return paused
+    change = cursor.unstored
+    if change is None or isinstance(verdict.error, LoomcError):
+        worked = max(cursor.ledger.elapsed - cursor.worked, 0.0)
+        return dataclasses.replace(paused, charges=tuple(scope.pending), keep_in_flight=True, worked=worked)
+    if change.status is not RunStatus.RUNNING:
+        return change
+    # It has returned, and waits for the store: it is paid for, and kept.
+    return dataclasses.replace(change, status=RunStatus.PAUSED, stop_reason=verdict.reason, in_flight=None)
 
 
 def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: Exception | None) -> StepRecord[S]:
@@ -302,12 +317,10 @@ def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:
         SpecError: When it is none of the steps there are.
     """
     for strategy in strategies:
-        target = strategy(history)
-        if target is None:
-            continue
-        if isinstance(target, bool) or not isinstance(target, int) or not INITIAL <= target < len(history):
-            raise SpecError(f"{strategy} must return the number of a step (-1: the initial state), not {target!r}")
-        return target
+        if (target := strategy(history)) is not None:
+            if isinstance(target, bool) or not isinstance(target, int) or not INITIAL <= target < len(history):
+                raise SpecError(f"{strategy} must return the number of a step (-1: the initial state), not {target!r}")
+            return target
     return None
 
 
@@ -329,9 +342,8 @@ def _attempt(scope: Scope, outcome: Outcome[Any], cost: int) -> Attempt:
 
 def _unpriced_note(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[str, ...] | None:
     ledger = cursor.ledger
-    if scope.account.priced or outcome.text is None or not ledger.dollar_capped or ledger.strict:
-        return None
-    if UNPRICED in cursor.notes:
+    known = scope.account.priced or outcome.text is None or not ledger.dollar_capped or ledger.strict
+    if known or UNPRICED in cursor.notes:
         return None
     cursor.notes = (*cursor.notes, UNPRICED)
     return cursor.notes

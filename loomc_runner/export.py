@@ -1,4 +1,7 @@
-"""A run as JSON, JSON Lines or CSV, with stable keys, written piece by piece, so that its size does not matter."""
+"""A run as JSON, JSON Lines or CSV, with stable keys, written piece by piece, so that its size does not matter.
+
+All JSON is plain ASCII, as `json.dumps` makes it, so that no control character is in it.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,11 @@ def write_json(store: Store, run: Run, out: TextIO) -> None:
 def write_jsonl(store: Store, run: Run, out: TextIO) -> None:
     """One JSON object a line: the run first, then each step, attempt, charge and child, named by `type`."""
     head = {"type": "run", "format": FORMAT, **run_json(store, run), "initial_state": _initial_state(store, run)}
-    out.write(to_json(head) + "\n")
+    out.write(json.dumps(head) + "\n")
     for name, items in _lists(store, run).items():
         kind = "child" if name == "children" else name.removesuffix("s")
         rows = (item if isinstance(item, dict) else {"id": item} for item in items)
-        out.writelines(to_json({"type": kind, **row}) + "\n" for row in rows)
+        out.writelines(json.dumps({"type": kind, **row}) + "\n" for row in rows)
 
 
 def write_csv(store: Store, run: Run, out: TextIO) -> None:
@@ -42,28 +45,23 @@ def write_csv(store: Store, run: Run, out: TextIO) -> None:
     writer.writeheader()
     for row in _steps(store, run):
         error = None if row["error"] is None else printable(row["error"])
-        writer.writerow({**row, "error": error, "state": to_json(row["state"])})
+        writer.writerow({**row, "error": error, "state": json.dumps(row["state"])})
 
 
 WRITERS = {"json": write_json, "jsonl": write_jsonl, "csv": write_csv}
 
 
-def to_json(value: Any) -> str:
-    """One line of JSON in plain ASCII, without any control character."""
-    return json.dumps(value).replace("\x7f", "\\u007f")
-
-
 def write_array(out: TextIO, items: Iterable[Any]) -> None:
     """A JSON array, written item by item; nothing is written when there is no first item to be had for an error."""
     source = iter(items)
-    out.write("[" + "".join("\n" + to_json(item) for item in islice(source, 1)))
-    out.writelines(",\n" + to_json(item) for item in source)
+    out.write("[" + "".join("\n" + json.dumps(item) for item in islice(source, 1)))
+    out.writelines(",\n" + json.dumps(item) for item in source)
     out.write("]")
 
 
 def write_object(out: TextIO, head: Mapping[str, Any], lists: Mapping[str, Iterable[Any]]) -> None:
     """A JSON object: what is at hand, then arrays that are written item by item."""
-    out.write(to_json(head)[:-1])
+    out.write(json.dumps(head)[:-1])
     for name, items in lists.items():
         out.write(f',\n"{name}": ')
         write_array(out, items)

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from loomc_runner.decorator import AsyncLoop, AsyncLoopMethod, Loop, LoopMethod
+from loomc_runner.decorator import AsyncLoopMethod, LoopMethod
 from loomc_runner.errors import LoopNotFound, RunMismatch
+from loomc_runner.handle import AsyncLoop, Loop
 from loomc_runner.records import Run
 
 Handle = Loop[Any] | AsyncLoop[Any]

@@ -92,8 +92,8 @@ async def begin(spec: LoopSpec[S], state: S, run_id: str) -> Cursor[S]:
     return cursor
 
 
-async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force: bool) -> Cursor[S]:
-    """Take an existing run over and put it where its next step starts."""
+async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force: bool) -> Cursor[S] | RunResult[S]:
+    """Take an existing run over and put it where its next step starts; its result, if it is complete by now."""
     store = store_of(spec)
     run = await look_up(spec, store, run_id)
     check_owner(spec, run)
@@ -112,16 +112,24 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     claim = await patiently(_sleep(spec), store.claim, run_id, resumption)
     try:
         check_status(claim.run, force=force)  # it may have ended between the look and the claim
-        cursor = _place(spec, store, claim, kept)
-        await _start(cursor)
+        if claim.run.status is not RunStatus.COMPLETED:
+            cursor = _place(spec, store, claim, kept)
+            await _start(cursor)
+            return cursor
     except BaseException as error:
-        stopped = claim.run.status not in {RunStatus.RUNNING, RunStatus.INTERRUPTED}
-        status = claim.run.status if stopped else RunStatus.PAUSED
-        change = Transition(spec.clock.now(), status=status, stop_reason=claim.run.stop_reason or f"paused: {error}")
         with suppress(LoomcError):  # the first error tells more
-            await patiently(_sleep(spec), store.commit, claim.lease, change)
+            await _give_back(spec, store, claim, f"paused: {error}")
         raise
-    return cursor
+    await _give_back(spec, store, claim, "")
+    return stored_result(spec, store, claim.run)
+
+
+async def _give_back(spec: LoopSpec[Any], store: Store, claim: Claim, reason: str) -> None:
+    """Leave a claimed run as it was; one that was cut off is paused."""
+    stopped = claim.run.status not in {RunStatus.RUNNING, RunStatus.INTERRUPTED}
+    status = claim.run.status if stopped else RunStatus.PAUSED
+    change = Transition(spec.clock.now(), status=status, stop_reason=claim.run.stop_reason or reason)
+    await patiently(_sleep(spec), store.commit, claim.lease, change)
 
 
 def _place(spec: LoopSpec[S], store: Store, claim: Claim, budget: Budget | None) -> Cursor[S]:

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -140,6 +140,25 @@ def make_spec(
         is_method=is_method,
         names=names,
     )
+
+
+def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
+    """The same loop with some options changed; they are named as in `@loop`."""
+    options = {
+        "budget": spec.budget,
+        "checkpoint": spec.checkpoint,
+        "converge_on": spec.detectors,
+        "backtrack": spec.strategies,
+        "on_stall": spec.on_stall,
+        "scorer": None if any(getattr(part, "metric", None) for part in spec.strategies) else spec.scorer,
+        "cost_fn": spec.cost_fn,
+        "name": spec.name,
+        "tags": spec.tags,
+    }
+    if unknown := set(changes) - set(options):
+        raise TypeError(f"a loop has no option {', '.join(sorted(unknown))}; it has {', '.join(options)}")
+    changed = make_spec(spec.fn, **{**options, **changes}, names=spec.names)
+    return replace(changed, clock=spec.clock, adopts=spec.adopts)
 
 
 def is_coroutine_function(fn: Any) -> bool:

@@ -20,7 +20,6 @@ from loomc_runner.export import (
     limit_json,
     run_json,
     step_json,
-    to_json,
     write_array,
     write_object,
 )
@@ -170,7 +169,7 @@ def fork(
     found = find_run(open_reader(db), run)
     new = opening.fork(None, open_store(_url(db)), found.id, step, _object(update))
     begins = "with the initial state" if step == -1 else f"at step {step}"
-    print(to_json({"run_id": new}) if as_json else f"run {new} begins {begins} of {found.id}: loomc resume {new}")
+    print(json.dumps({"run_id": new}) if as_json else f"run {new} begins {begins} of {found.id}: loomc resume {new}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from traceback import print_exception
@@ -13,14 +14,14 @@ import typer
 from pydantic_core import to_jsonable_python
 
 from loomc_runner.budget import Budget
-from loomc_runner.decorator import AsyncLoop, AsyncStream, Loop, Stream
 from loomc_runner.errors import LoomcError, RunMismatch
-from loomc_runner.export import to_json
+from loomc_runner.handle import AsyncLoop, Loop
 from loomc_runner.locate import loop_named, loop_of
 from loomc_runner.progress import track
 from loomc_runner.records import Run, RunResult, RunStatus
 from loomc_runner.report import command_to_go_on, dollars, printable, reason
 from loomc_runner.store import open_reader
+from loomc_runner.stream import AsyncStream, Stream
 
 
 def go_on(
@@ -100,4 +101,4 @@ def _result_line(result: RunResult[Any]) -> str:
 
 def _result_json(result: RunResult[Any]) -> str:
     named = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    return to_json(to_jsonable_python(named))
+    return json.dumps(to_jsonable_python(named))

@@ -93,6 +93,15 @@ class transaction:  # noqa: N801 - used as `with transaction(db):`
             self._db.execute("ROLLBACK")
 
 
+def put(db: sqlite3.Connection, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
+    """Write a row; what no text can hold (file names in errors that are not UTF-8) is written as escapes."""
+    try:
+        return db.execute(statement, values)
+    except UnicodeEncodeError:
+        texts = (v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values)
+        return db.execute(statement, tuple(texts))
+
+
 def list_query(
     prefix: str, status: RunStatus | None, loop: str | None, parent: str | None, limit: int | None, offset: int
 ) -> tuple[str, list[Any]]:

@@ -41,9 +41,9 @@ class SQLiteStore(SQLiteFile):
                 owner = owners.own_token(self.path.parent)
                 mark = db.execute("SELECT coalesce(max(id), 0) FROM charges").fetchone()[0]
                 run = dataclasses.replace(run, owner=owner, epoch=1, in_flight_mark=mark)
-                db.execute(sql.INSERT_RUN, sql.run_values(run))
+                sql.put(db, sql.INSERT_RUN, sql.run_values(run))
                 first: StepRecord[Any] = StepRecord(INITIAL, INITIAL, None, None, 0, run.created_at, 0.0)
-                db.execute(sql.INSERT_STEP, sql.step_values(run.id, first, state))
+                sql.put(db, sql.INSERT_STEP, sql.step_values(run.id, first, state))
         except BaseException:
             owners.let_go(str(self.path), run.id)
             raise
@@ -62,7 +62,7 @@ class SQLiteStore(SQLiteFile):
                     raise RunLocked(f"run {run_id} is being worked on by process {pid}; wait for it, or end it first")
                 if run.in_flight is not None:
                     self._close_in_flight(db, run, resumption)
-                db.execute(sql.CLAIM, (mine, *sql.resumption_values(run, resumption), run_id))
+                sql.put(db, sql.CLAIM, (mine, *sql.resumption_values(run, resumption), run_id))
                 run = dataclasses.replace(self._row(db, run_id), status=run.status, stop_reason=run.stop_reason)
                 spent, tokens = db.execute(sql.SUBTREE, (run_id,)).fetchone()
         except BaseException:
@@ -91,13 +91,13 @@ class SQLiteStore(SQLiteFile):
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> None:
         at, run_id, step, nano, tokens = change.at.isoformat(), lease.run_id, change.step, 0, 0
         for charge in change.charges:
-            db.execute(sql.INSERT_CHARGE, sql.charge_values(run_id, charge))
+            sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run_id, charge))
             nano, tokens = nano + charge.nano_usd, tokens + charge.tokens
         totals = (int(step is not None), nano, tokens, change.worked, change.best_step, change.dearest_nano)
         owned = (run_id, lease.epoch)
         if change.status is not RunStatus.RUNNING:
             ended = (change.status.value, change.stop_reason, change.result, at)
-            written = db.execute(sql.END, (*ended, *totals, change.keep_in_flight, *owned))
+            written = sql.put(db, sql.END, (*ended, *totals, change.keep_in_flight, *owned))
         elif change.keep_in_flight:
             written = db.execute(sql.SPEND, (nano, tokens, *owned))
         else:
@@ -108,9 +108,9 @@ class SQLiteStore(SQLiteFile):
                 "nothing more is written to it here"
             )
         if step is not None:
-            db.execute(sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
+            sql.put(db, sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
         if change.attempt is not None:
-            db.execute(sql.INSERT_ATTEMPT, sql.attempt_values(run_id, change.attempt))
+            sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run_id, change.attempt))
         if change.notes is not None:
             db.execute(sql.NOTE, (json.dumps(change.notes), run_id))
 
@@ -120,11 +120,11 @@ class SQLiteStore(SQLiteFile):
         if not recorded and run.reserved_nano:
             nano = run.reserved_nano
             charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
-            db.execute(sql.INSERT_CHARGE, sql.charge_values(run.id, charge))
+            sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run.id, charge))
             db.execute(sql.SPEND, (nano, 0, run.id, run.epoch))
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         attempt = Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0)
-        db.execute(sql.INSERT_ATTEMPT, sql.attempt_values(run.id, attempt))
+        sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run.id, attempt))
 
     # --- reading
 

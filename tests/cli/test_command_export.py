@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+LOOMC = Path(sys.executable).with_name("loomc")
+
 
 def test_json_is_one_object_with_everything(here, workshop):
     """The keys are stable; steps have their states, and children their ids."""

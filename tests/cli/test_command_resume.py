@@ -48,9 +48,10 @@ def test_a_run_that_failed_or_was_killed_goes_on(loomc, workshop, run, kept, ste
 
 def test_the_result_as_json_stands_alone_on_standard_output(here, workshop):
     """`--json` is the whole result; progress, and whatever the steps print, goes to standard error."""
-    outcome = here(workshop, "resume", "fragile", "--json")
+    outcome = here(workshop, "resume", "fragile", "--json", CHATTY="1")
     keys = "run_id status stop_reason state result best_state best_score best_step steps cost_usd tokens elapsed"
     result = json.loads(outcome.out)
+    assert "working\n" in outcome.err
     assert list(result) == keys.split()
     assert (result["status"], result["state"], result["result"]) == ("completed", {"n": 3, "text": "x"}, {"found": 7})
 

@@ -120,6 +120,15 @@ def test_the_reader_of_ten_thousand_runs_may_leave_after_the_first(crowd, loomc)
         assert ended.stderr == ""
 
 
+def test_reading_loads_nothing_that_runs_loops(run_python, workshop):
+    """The list is there at once: what imports and drives loops is left out."""
+    code = "import atexit, sys; from loomc_runner.cli import main"
+    code += "; atexit.register(lambda: print(*sys.modules)); main(['runs'])"
+    loaded = run_python(workshop, "-c", code).stdout.splitlines()[-1].split()
+    assert {"loomc_runner.report", "sqlite3"} <= set(loaded)
+    assert not {"loomc_runner.locate", "loomc_runner.progress", "rich.live", "filelock"} & set(loaded)
+
+
 def test_an_unknown_status_is_refused_with_those_there_are(here, workshop):
     """A wrong value is a usage error that names the right ones."""
     status, out, err = here(workshop, "runs", "--status", "sleeping")

@@ -53,7 +53,10 @@ def on_terminal() -> Callable[..., str]:
 
 @pytest.mark.parametrize("columns", [40, 80, 140])
 def test_tables_fit_the_terminal_and_keep_the_run_id(on_terminal, workshop, columns):
-    """No line is wider than the terminal, and every id is whole."""
+    """No line is wider than the terminal, where some characters take two columns; every id is whole."""
+    with closing(connect(workshop / ".loomc/checkpoints.db")) as db:
+        db.execute("UPDATE runs SET loop = '部屋の模様替え:' || loop, stop_reason = '🙂' || stop_reason")
+        db.commit()
     lines = COLOUR.sub("", on_terminal(workshop, columns, "runs")).splitlines()
     assert max(map(cell_len, lines)) <= columns
     assert {"undeclared", "master-1", "climb"} <= {line.split()[0] for line in lines}
@@ -117,9 +120,10 @@ def test_progress_moves_on_one_line_and_is_gone_at_the_end(on_terminal, workshop
     )
 
 
-def test_what_a_step_prints_stays_out_of_the_progress(on_terminal, started, workshop):
-    """On a pipe there is one plain line a step, on standard error."""
+def test_progress_is_one_plain_line_a_step_off_a_terminal(started, workshop):
+    """Nothing moves in a file or a pipe, and standard output is left to the result."""
     process = started(workshop, "resume", "mortal")
     out, err = process.communicate(timeout=30)
     assert [line.split(" · ")[:2] for line in err.splitlines()] == [["run mortal", f"step {n}"] for n in (3, 4, 5)]
+    assert out.startswith("run mortal completed after 6 steps")
     assert "\x1b" not in out + err

@@ -82,8 +82,8 @@ class Model:
     """A run as the rules make it. Money is in cents."""
 
     cap: int
-    initial: str
     status: str = "running"
+    highest: int = 0
     epoch: int = 1
     reserved: int | None = None
     fresh: list[int] = dataclasses.field(default_factory=list)
@@ -122,7 +122,8 @@ class Model:
         if self.reserved is not None:
             self.failed += 1
             self.charges += [] if self.fresh else [(self.reserved, True)]
-        self.epoch, self.cap, self.status, self.reserved = self.epoch + 1, cap, "running", None
+        self.epoch, self.status, self.reserved = self.epoch + 1, "running", None
+        self.cap, self.highest = cap, max(cap, self.highest)  # lowered, it may be below what the step in flight cost
 
     def pay(self, cents: int) -> None:
         """A charge is stored the moment it is known."""
@@ -232,7 +233,7 @@ class RunMachine(RuleBasedStateMachine):
 
     def begin_one(self, script: list[Act], death: Death, cap: int) -> str:
         """A process begins a run; if it dies before that is stored, nothing is, and another begins it."""
-        run_id, model = f"run-{len(self.models)}", Model(cap, "new")
+        run_id, model = f"run-{len(self.models)}", Model(cap, highest=cap)
         for life in (death, NEVER):
             live(one_life, self.path, run_id, script, life, cap, {"state": Draft([], 0)})
             with suppress(Died):
@@ -267,7 +268,7 @@ class RunMachine(RuleBasedStateMachine):
         origin = self.models[run_id]
         step = max(len(origin.steps) - 1 - back, -1)
         forked = loop_of(SQLiteStore(self.path), iter(()), 99).fork(run_id, step=step)
-        self.models[forked] = Model(origin.cap, run_id, "paused", paths={-1: origin.paths[step]})
+        self.models[forked] = Model(origin.cap, "paused", origin.cap, paths={-1: origin.paths[step]})
         return str(forked)
 
     @invariant()
@@ -291,7 +292,7 @@ class RunMachine(RuleBasedStateMachine):
             assert [row.step_n for row in rows] == list(range(run.steps))
             assert [paths[n] for n in range(len(rows))] == [[*paths[row.parent_n], row.score] for row in rows]
             assert run.best_step == (scores.index(max(scores)) if scores else None)
-            assert run.nano_usd == sum(charge.nano_usd for charge in self.store.charges(run_id)) <= model.cap * CENT
+            assert run.nano_usd == sum(charge.nano_usd for charge in self.store.charges(run_id)) <= model.highest * CENT
 
 
 RunMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=12, deadline=None)

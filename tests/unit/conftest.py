@@ -46,6 +46,12 @@ def store(request: pytest.FixtureRequest) -> Iterator[Store]:
 
 
 @pytest.fixture(params=["sync", "async"])
+def make_in_memory(request: pytest.FixtureRequest, memory: MemoryStore) -> Maker:
+    """What makes sync loops, and async ones, for long tables of values that no store sees."""
+    return Maker(memory, is_async=request.param == "async")
+
+
+@pytest.fixture(params=["sync", "async"])
 def make(request: pytest.FixtureRequest, store: Store) -> Maker:
     """What makes sync loops, and async ones."""
     return Maker(store, is_async=request.param == "async")

@@ -182,16 +182,16 @@ def test_a_function_is_a_strategy(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("answer", [99, 1, -2, True, "0", 0.0])
-def test_a_strategy_must_name_a_step_there_is(make: Maker, answer: Any) -> None:
+def test_a_strategy_must_name_a_step_there_is(make_in_memory: Maker, answer: Any) -> None:
     """Anything else fails the run by name, keeps the step, and leaves a run that can go on."""
 
     def astray(history: Any) -> Any:
         return answer
 
-    refine = make(grow, backtrack=astray)
+    refine = make_in_memory(grow, backtrack=astray)
     with pytest.raises(SpecError, match="must return the number of a step"):
         go(refine(Draft(), run_id="r1"))
-    assert (make.store.get_run("r1").status, len(make.store.steps("r1"))) == ("failed", 1)
+    assert (make_in_memory.store.get_run("r1").status, len(make_in_memory.store.steps("r1"))) == ("failed", 1)
     assert go(refine.with_options(backtrack=None, converge_on=until(2)).resume("r1")) == Draft(2)
 
 

@@ -23,6 +23,7 @@ from loomc_runner import (
     LastGood,
     LoomcWarning,
     NotInStep,
+    RunLost,
     RunStatus,
     ScoreError,
     StateError,
@@ -50,14 +51,14 @@ def pay(draft: Draft) -> Draft:
 
 
 @pytest.mark.parametrize("state", [None, 5, "text", {"n": 1, "words": []}, [Draft()], Draft, Draft("x")], ids=repr)  # type: ignore[arg-type]
-def test_a_state_of_another_type_does_not_begin(make: Maker, state: Any) -> None:
+def test_a_state_of_another_type_does_not_begin(make_in_memory: Maker, state: Any) -> None:
     """The first state must be of the declared type, down to its fields; nothing is stored otherwise."""
     called: list[int] = []
-    refine = make(doing(lambda: called.append(1)))
+    refine = make_in_memory(doing(lambda: called.append(1)))
     for verb in (refine, refine.run, refine.stream):
         with pytest.raises(StateError):
             go(verb(state, run_id="r1"))
-    assert (called, make.store.list_runs() if isinstance(make.store, MemoryStore) else []) == ([], [])
+    assert (called, make_in_memory.store.list_runs()) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -72,18 +73,18 @@ def test_a_state_of_another_type_does_not_begin(make: Maker, state: Any) -> None
     ],
     ids=str,
 )
-def test_what_would_not_come_back_is_refused(make: Maker, value: Any, path: str) -> None:
+def test_what_would_not_come_back_is_refused(make_in_memory: Maker, value: Any, path: str) -> None:
     """Before the first step nothing is stored; after it the run fails; the path inside the state is named."""
 
     def step(state: dict[str, Any]) -> dict[str, Any]:
         return {"a": [value]}
 
-    refine = make(step)
+    refine = make_in_memory(step)
     with pytest.raises(StateError, match=path):
         go(refine({"a": [value]}, run_id="r1"))
     with pytest.raises(StateError, match=path):
         go(refine({"a": []}, run_id="r1"))
-    assert columns(make.store.list_runs(), "status", "steps") == [("failed", 0)]
+    assert columns(make_in_memory.store.list_runs(), "status", "steps") == [("failed", 0)]
 
 
 @pytest.mark.parametrize("bad", [0, 2])
@@ -119,14 +120,14 @@ async def _later() -> None: ...
         (lambda: Draft, StateError),
     ],
 )
-def test_a_step_that_returns_no_state_fails_the_run(make: Maker, value: Any, error: type[Exception]) -> None:
+def test_a_step_that_returns_no_state_fails_the_run(make_in_memory: Maker, value: Any, error: type[Exception]) -> None:
     """A forgotten return, or a value of another type, is an error that can be mended and gone on from."""
-    refine = make(lambda draft: value())
+    refine = make_in_memory(lambda draft: value())
     with pytest.raises(error):
         go(refine(Draft(), run_id="r1"))
-    run = make.store.get_run("r1")
-    assert (run.status, run.steps, len(make.store.attempts("r1"))) == ("failed", 0, 1)
-    assert go(make(grow, converge_on=until(1)).resume("r1")) == Draft(1)
+    run = make_in_memory.store.get_run("r1")
+    assert (run.status, run.steps, len(make_in_memory.store.attempts("r1"))) == ("failed", 0, 1)
+    assert go(make_in_memory(grow, converge_on=until(1)).resume("r1")) == Draft(1)
 
 
 def test_a_plain_function_that_returns_a_coroutine_fails_the_run(memory: MemoryStore) -> None:
@@ -177,17 +178,17 @@ def assert_the_step_is_kept(make: Maker, refine: Any, error: type[Exception]) ->
 
 
 @pytest.mark.parametrize("score", [None, "0.5", b"1", NAN, INF, -INF, [], object(), Raise("x")], ids=str)
-def test_a_bad_score_keeps_the_step(make: Maker, score: Any) -> None:
+def test_a_bad_score_keeps_the_step(make_in_memory: Maker, score: Any) -> None:
     """A step that was paid for is not lost to its scorer."""
-    refine = make(pay, scorer=answering(score), budget=Budget(usd=9))
-    assert_the_step_is_kept(make, refine, Raise if isinstance(score, Raise) else ScoreError)
+    refine = make_in_memory(pay, scorer=answering(score), budget=Budget(usd=9))
+    assert_the_step_is_kept(make_in_memory, refine, Raise if isinstance(score, Raise) else ScoreError)
 
 
 @pytest.mark.parametrize("cost", [None, "1", b"1", NAN, INF, -0.01, True, 1e12, [], Raise("x")], ids=str)
-def test_a_bad_price_keeps_the_step(make: Maker, cost: Any) -> None:
+def test_a_bad_price_keeps_the_step(make_in_memory: Maker, cost: Any) -> None:
     """A step that was paid for is not lost to its cost function, and what is known of its cost stays."""
-    refine = make(pay, cost_fn=answering(cost), scorer=size, budget=Budget(usd=9))
-    assert_the_step_is_kept(make, refine, Raise if isinstance(cost, Raise) else CostError)
+    refine = make_in_memory(pay, cost_fn=answering(cost), scorer=size, budget=Budget(usd=9))
+    assert_the_step_is_kept(make_in_memory, refine, Raise if isinstance(cost, Raise) else CostError)
 
 
 def test_a_step_without_a_price_costs_what_was_expected(make: Maker) -> None:
@@ -222,7 +223,7 @@ def test_a_scorers_error_is_not_absorbed(make: Maker, strategies: list[Any]) -> 
 
 
 @pytest.mark.parametrize("usd", [-1, -0.01, NAN, INF, "1", None, True, 1e12, 1j, [1]], ids=str)
-def test_a_bad_amount_is_refused(make: Maker, usd: Any) -> None:
+def test_a_bad_amount_is_refused(make_in_memory: Maker, usd: Any) -> None:
     """Dollars are finite, zero or more; nothing is recorded otherwise, and a step that catches it goes on."""
 
     def step(draft: Draft) -> Draft:
@@ -230,24 +231,24 @@ def test_a_bad_amount_is_refused(make: Maker, usd: Any) -> None:
             spend(usd=usd)
         return pay(draft)
 
-    result = go(make(step, budget=Budget(usd=9), converge_on=until(1)).run(Draft(), run_id="r1"))
-    assert (result.cost_usd, len(make.store.charges("r1"))) == (0.5, 1)
+    result = go(make_in_memory(step, budget=Budget(usd=9), converge_on=until(1)).run(Draft(), run_id="r1"))
+    assert (result.cost_usd, len(make_in_memory.store.charges("r1"))) == (0.5, 1)
 
 
 @pytest.mark.parametrize("tokens", [-1, 1.5, NAN, "1", None, True], ids=str)
-def test_a_bad_number_of_tokens_is_refused(make: Maker, tokens: Any) -> None:
+def test_a_bad_number_of_tokens_is_refused(make_in_memory: Maker, tokens: Any) -> None:
     """Tokens are whole; nothing is recorded otherwise, and a step that lets it out fails."""
     with pytest.raises(CostError, match="tokens must be a whole number"):
-        go(make(lambda draft: spend(usd=1, tokens=tokens) or draft)(Draft(), run_id="r1"))  # type: ignore[func-returns-value]
-    assert (make.store.get_run("r1").status, make.store.charges("r1")) == ("failed", [])
+        go(make_in_memory(lambda draft: spend(usd=1, tokens=tokens) or draft)(Draft(), run_id="r1"))  # type: ignore[func-returns-value]
+    assert (make_in_memory.store.get_run("r1").status, make_in_memory.store.charges("r1")) == ("failed", [])
 
 
 @pytest.mark.parametrize("usd", [Decimal("0.5"), 0, 0.0, 1])
-def test_any_kind_of_number_is_an_amount(make: Maker, usd: Any) -> None:
+def test_any_kind_of_number_is_an_amount(make_in_memory: Maker, usd: Any) -> None:
     """What can be read as a number of dollars is one; zero is a cost, too, and known."""
-    refine = make(lambda draft: spend(usd=usd) or grow(draft), budget=Budget(usd=9), converge_on=until(1))  # type: ignore[func-returns-value]
+    refine = make_in_memory(lambda draft: spend(usd=usd) or grow(draft), budget=Budget(usd=9), converge_on=until(1))  # type: ignore[func-returns-value]
     assert go(refine.run(Draft(), run_id="r1")).cost_usd == float(usd)
-    assert columns(make.store.steps("r1"), "priced") == [(True,)]
+    assert columns(make_in_memory.store.steps("r1"), "priced") == [(True,)]
 
 
 def test_money_outside_a_step_is_refused(make: Maker) -> None:
@@ -345,6 +346,15 @@ def test_a_warning_that_is_an_error_costs_nothing(make: Maker) -> None:
 
 
 # --- a store that fails
+
+
+@pytest.mark.parametrize("error", [StoreError, RunLost])
+def test_a_lost_run_gives_the_state_to_the_caller(make: Maker, error: type[StoreError | RunLost]) -> None:
+    """What was paid for and cannot be committed any more is in the error."""
+    faulty = FaultyStore(make.store, at=2, act=error("gone"))
+    with pytest.raises(error, match="gone") as caught:
+        go(make(grow, checkpoint=faulty)(Draft(), run_id="r1"))
+    assert (caught.value.state, caught.value.run_id) == (Draft(1), "r1")
 
 
 @pytest.mark.parametrize("at", [2, 3])

@@ -274,6 +274,19 @@ def test_the_shortest_wall_clock_of_the_enclosing_runs_counts() -> None:
     assert a_ledger(Budget()).seconds_left is None
 
 
+def test_the_limit_of_the_outermost_run_counts_whatever_its_kind() -> None:
+    """A charge looks at money, tokens and time of each enclosing run, from the outside in."""
+    root = a_ledger(Budget(wall_clock="5s"), run_id="root")
+    root.start_clock()
+    child = a_ledger(Budget(usd=1), parent=root.open_step(), run_id="child")
+    step = child.open_step()
+    child.check_limits()
+    step.charge(2 * NANO, 0)
+    assert refused(child.check_limits)[:2] == ("usd", "child")
+    root.clock.advance(5)  # type: ignore[attr-defined]
+    assert refused(child.check_limits)[:2] == ("wall_clock", "root")
+
+
 def test_a_resumed_ledger_goes_on_from_what_was_used() -> None:
     """What was spent stays spent, in the enclosing run's account too only once it is spent there."""
     ledger = a_ledger(Budget(usd=1.00, iterations=5, wall_clock="1m"))

@@ -90,9 +90,9 @@ def test_a_state_without_fields_takes_no_update(memory: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("step", [2, -2, 99, True, None, 1.0, "0"])
-def test_only_a_step_that_exists_can_be_forked(make: Maker, step: Any) -> None:
+def test_only_a_step_that_exists_can_be_forked(make_in_memory: Maker, step: Any) -> None:
     """Any other number is refused, naming the run and the command that lists its steps."""
-    refine = make(grow, converge_on=until(2))
+    refine = make_in_memory(grow, converge_on=until(2))
     go(refine(Draft(), run_id="r1"))
     with pytest.raises(RunNotFound, match=f"r1 has no step {step!r}.*loomc show r1"):
         refine.fork("r1", step=step)

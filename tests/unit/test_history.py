@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from loomc_runner.backtrack import BestScore, LastGood
 from loomc_runner.converge import Escalate, score_plateau, target
+from loomc_runner.errors import RunNotFound
 from loomc_runner.history import RECENT, WINDOW, History
 from loomc_runner.records import INITIAL, Lease, StepRecord, Transition
 from loomc_runner.state import Codec
@@ -189,6 +190,14 @@ def test_a_failed_step_has_the_state_it_started_from(before: int) -> None:
     running.commit(step)
     states.append(running.reopened(before + 1)[-1].state)
     assert states == [Draft(lines=[before - 1])] * 2
+
+
+def test_a_state_that_is_not_there_is_not_made_up() -> None:
+    """Only the newest step may stand for its parent; any other missing state is an error."""
+    running = Running()
+    running.take(error="ValueError: failed")
+    with pytest.raises(RunNotFound, match="no step 7"):
+        running.history.state(7)
 
 
 @pytest.mark.parametrize("before", [0, 3, RECENT, RECENT + 3])

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -115,17 +117,43 @@ def test_every_run_around_a_torn_step_is_paused(make: Maker) -> None:
 @pytest.mark.parametrize("at", [2, 3, 4])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_ctrl_c_in_a_commit_costs_nothing_twice(make: Maker, at: int, when: Any) -> None:
-    """Right before the commit the step is repeated, right after it not; money is counted once for each time."""
+    """A step that has returned is paid for: right before its commit and right after it, it is kept, and paid once."""
     faulty = FaultyStore(make.store, at=at, when=when, act=KeyboardInterrupt())
     options: dict[str, Any] = {"cost_fn": lambda _: 0.5, "budget": Budget(usd=9), "scorer": size}
     refine = make(grow, checkpoint=faulty, converge_on=until(3), **options)
     with pytest.raises(KeyboardInterrupt):
         go(refine(Draft(), run_id="r1"))
-    committed, last = at - 1 - (when == "before"), at == 4 and when == "after"
-    assert make.store.get_run("r1").steps == committed
-    assert make.store.get_run("r1").status == ("completed" if last else "paused")
+    assert make.store.get_run("r1").steps == at - 1
+    assert make.store.get_run("r1").status == ("completed" if at == 4 else "paused")
     assert go(refine(Draft(), run_id="r1")) == Draft(3)
-    assert make.store.subtree("r1")[0] == (3 + (when == "before")) * 500_000_000
+    assert columns(make.store.charges("r1"), "nano_usd") == [(500_000_000,)] * 3
+    assert make.store.attempts("r1") == []
+
+
+def test_ctrl_c_in_the_commit_of_a_failed_try_keeps_its_record(make: Maker) -> None:
+    """The run has failed, and says so."""
+    faulty = FaultyStore(make.store, at=2, act=KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        go(make(lambda draft: Draft(0 // 0), checkpoint=faulty)(Draft(), run_id="r1"))
+    assert (make.store.get_run("r1").status, len(make.store.attempts("r1"))) == ("failed", 1)
+
+
+def test_a_step_that_waits_for_the_store_survives_a_cancellation(disk: SQLiteStore) -> None:
+    """A task that is cancelled while the database is locked has its step committed before it ends."""
+    other = sqlite3.connect(disk.path, isolation_level=None)
+
+    async def step(draft: Draft) -> Draft:
+        other.execute("BEGIN IMMEDIATE")
+        asyncio.get_running_loop().call_later(0.1, other.execute, "COMMIT")
+        return grow(draft)
+
+    async def main() -> None:
+        async with asyncio.timeout(0.03):
+            await loop(checkpoint=disk)(step)(Draft(), run_id="r1")
+
+    with closing(other), pytest.raises(TimeoutError):
+        asyncio.run(main())
+    assert (disk.get_run("r1").status, disk.state("r1", 0)) == ("paused", '{"n":1,"words":[]}')
 
 
 def test_ctrl_c_between_two_steps_pauses_the_run(make: Maker) -> None:

@@ -27,7 +27,7 @@ from loomc_runner import (
     loop,
 )
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.testing import FakeClock
+from loomc_runner.testing import FakeClock, FaultyStore
 
 # --- the handle
 
@@ -240,6 +240,16 @@ def test_a_run_at_work_is_locked(make: Maker) -> None:
     assert len(refused) == 2
 
 
+def test_an_id_that_is_taken_meanwhile_is_refused(make: Maker) -> None:
+    """Of two that begin a run under one id at once, the second is told, and overwrites nothing."""
+    refine = make(grow, converge_on=until(2))
+    first = Maker(make.store, is_async=False)(grow, converge_on=until(2))
+    meanwhile = FaultyStore(make.store, at=1, act=lambda: first(Draft(1), run_id="r1"))
+    with pytest.raises(RunLocked, match="r1"):
+        go(refine.with_options(checkpoint=meanwhile)(Draft(), run_id="r1"))
+    assert make.store.state("r1", -1) == '{"n":1,"words":[]}'
+
+
 def test_another_initial_state_is_refused(make: Maker) -> None:
     """An id that stands for another beginning is not silently resumed, and the run is left as it is."""
     refine = make(grow, converge_on=until(2))
@@ -260,19 +270,19 @@ def test_another_loop_is_refused(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("run_id", ["", "a b", "-x", "../x", "é", "x" * 129, "a\n", 7, b"r1", Path("r1")])
-def test_a_bad_id_is_refused(make: Maker, run_id: Any) -> None:
+def test_a_bad_id_is_refused(make_in_memory: Maker, run_id: Any) -> None:
     """What cannot be typed in a terminal or stand in a path is no id, and nothing is stored under it."""
-    refine = make(grow)
+    refine = make_in_memory(grow)
     for verb in (refine, refine.run, refine.stream):
         with pytest.raises(SpecError, match="run_id="):
             go(verb(Draft(), run_id=run_id))
-    assert not make.store.list_runs()
+    assert not make_in_memory.store.list_runs()
 
 
 @pytest.mark.parametrize("run_id", ["r", "A-1_b.c", "7", "x" * 128])
-def test_a_good_id_is_taken_as_it_is(make: Maker, run_id: str) -> None:
+def test_a_good_id_is_taken_as_it_is(make_in_memory: Maker, run_id: str) -> None:
     """Letters, digits, dots, dashes and underscores make an id."""
-    assert go(make(grow, converge_on=until(1)).run(Draft(), run_id=run_id)).run_id == run_id
+    assert go(make_in_memory(grow, converge_on=until(1)).run(Draft(), run_id=run_id)).run_id == run_id
 
 
 def test_ids_are_made_where_none_is_given(make: Maker) -> None:

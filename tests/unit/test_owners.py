@@ -140,7 +140,7 @@ def test_a_multiprocessing_child_leaves_its_parents_lock_alone(tmp_path: Path) -
 
 def test_a_killed_parent_is_dead_though_its_forked_child_lives(tmp_path: Path) -> None:
     """The lock ends with the process that took it, also when a child that it forked lives on."""
-    script = "token = owners.own_token(Path(sys.argv[1]))\nif os.fork() == 0: hear()\nsay(token)\nhear()"
+    script = "token = owners.own_token(Path(sys.argv[1]))\nif os.fork() == 0: say(token)\nsignal.pause()"
     with Life(script, tmp_path) as life:
         token = life.hear()
         assert owners.is_alive(tmp_path, token)
@@ -150,7 +150,12 @@ def test_a_killed_parent_is_dead_though_its_forked_child_lives(tmp_path: Path) -
 
 def test_a_killed_parent_is_dead_though_a_program_it_started_lives(tmp_path: Path) -> None:
     """A program started with subprocess does not keep the lock of the process that started it."""
-    script = "token = owners.own_token(Path(sys.argv[1]))\nsubprocess.Popen(['sleep', '20'])\nsay(token)\nhear()"
+    script = """
+token = owners.own_token(Path(sys.argv[1]))
+subprocess.Popen(["sleep", "20"], close_fds=False)
+say(token)
+hear()
+"""
     with Life(script, tmp_path) as life:
         token = life.hear()
         life.kill()

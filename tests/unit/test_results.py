@@ -97,9 +97,9 @@ def test_a_result_comes_back_as_it_was_declared(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("result", [0, "", [], False, {"a": [1, None]}])
-def test_a_result_without_a_declared_type_is_plain_json(make: Maker, result: Any) -> None:
+def test_a_result_without_a_declared_type_is_plain_json(make_in_memory: Maker, result: Any) -> None:
     """An empty result is a result."""
-    refine = make(lambda draft: Done(draft, result=result))
+    refine = make_in_memory(lambda draft: Done(draft, result=result))
     assert go(refine.run(Draft(), run_id="r1")).result == result
     assert go(refine.run(Draft(), run_id="r1")).result == result
 

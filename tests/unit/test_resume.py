@@ -380,6 +380,22 @@ def test_a_resume_waits_for_a_busy_store(make: Maker) -> None:
     assert go(busy.resume("r1", budget=Budget(iterations=2))) == Draft(2)
 
 
+@pytest.mark.parametrize(("status", "error"), [("completed", None), ("cancelled", NotResumable)])
+def test_a_run_that_ends_while_it_is_resumed_has_ended(make: Maker, status: str, error: Any) -> None:
+    """Between the look at a run and the claim another process may have ended it: then nothing is executed."""
+    refine = make(grow, budget=Budget(iterations=1))
+    go(refine.run(Draft(), run_id="r1"))
+    meanwhile = FaultyStore(make.store, verb="claim", at=1, act=lambda: stop_as(make.store, "r1", status))
+    late = refine.with_options(checkpoint=meanwhile)
+    if error is None:
+        assert go(late.resume("r1", budget=Budget(iterations=2))) == Draft(1)
+    else:
+        with pytest.raises(error):
+            go(late.resume("r1", budget=Budget(iterations=2)))
+    run = make.store.get_run("r1")
+    assert (run.status, run.stop_reason, run.steps) == (status, f"{status}: by a test", 1)
+
+
 def test_a_state_without_a_declared_type_comes_back(disk: SQLiteStore) -> None:
     """A run remembers the type its first state had."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -235,7 +236,6 @@ def test_functions_and_methods_sync_and_async_can_be_loops(fn: Any, is_async: bo
         {"on_stall": Escalate(handler=async_handler), "scorer": grade},
         {"backtrack": BestScore(metric=async_grade)},
     ],
-    ids=str,
 )
 def test_a_sync_loop_takes_no_async_functions(options: dict[str, Any]) -> None:
     """Nobody would await them; an async loop takes the same options."""
@@ -252,7 +252,6 @@ def test_a_sync_loop_takes_no_async_functions(options: dict[str, Any]) -> None:
         {"backtrack": [LastGood(), BestScore(direction="minimize")]},
         {"on_stall": Escalate()},
     ],
-    ids=str,
 )
 def test_what_compares_scores_needs_a_scorer(options: dict[str, Any]) -> None:
     """Without a scorer a detector of scores would never say anything; with one, or a metric, all is well."""
@@ -323,6 +322,29 @@ def test_a_loop_is_named_by_its_module_and_qualname() -> None:
 def test_a_loop_owns_the_runs_that_name_it(run: Run, owned: bool) -> None:
     """The name decides; a script that is imported or moved into `__main__` is known by its file."""
     assert spec_of().owns(run) is owned
+
+
+def test_a_loop_adopts_the_run_that_somebody_says_is_its_own() -> None:
+    """`loomc resume RUN module:loop` overrules what the run itself says."""
+    spec = replace(spec_of(), adopts="r")
+    assert [spec.owns(a_run(name, loop="elsewhere:step")) for name in ("r", "another")] == [True, False]
+
+
+@pytest.mark.parametrize(("strategy", "best"), [(LastGood(), False), ([LastGood(), BestScore()], True)])
+def test_under_best_score_the_result_is_the_best_state(strategy: Any, best: bool) -> None:
+    """Whoever goes back to the best state also wants to end with it."""
+    assert spec_of(backtrack=strategy, scorer=grade).returns_best is best
+
+
+def test_options_are_changed_by_their_names() -> None:
+    """`with_options` changes what it names and keeps the rest; the name of an option that there is not is told."""
+    older: Any = AsyncGrader()
+    first = loop(budget=Budget(usd=1), tags=["a"], backtrack=BestScore(metric=grade), converge_on=older)(async_step)
+    spec = first.with_options(tags=["b"], checkpoint="memory").spec
+    assert (spec.tags, spec.checkpoint, spec.budget, spec.scorer) == (("b",), "memory", Budget(usd=1), grade)
+    assert spec.detectors == first.spec.detectors
+    with pytest.raises(TypeError, match="a loop has no option retries; it has budget, "):
+        first.with_options(retries=3)
 
 
 def test_a_run_of_loomc_0_3_0_is_known_by_the_hash_of_its_name() -> None:

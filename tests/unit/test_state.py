@@ -17,7 +17,16 @@ from uuid import UUID
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, computed_field, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    computed_field,
+    field_serializer,
+    field_validator,
+    model_serializer,
+)
 from typing_extensions import TypedDict
 
 from loomc_runner.errors import StateError
@@ -161,6 +170,19 @@ class NanAsText(BaseModel):
     model_config = ConfigDict(ser_json_inf_nan="strings")
     score: float = 0.0
     scores: list[float | None] = []
+
+
+class AnyPrice(BaseModel):
+    price: Decimal = Field(default=Decimal(0), allow_inf_nan=True)
+
+
+class Chatty(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    @model_serializer
+    def more(self) -> dict[str, Any]:
+        """Write more than there is."""
+        return {"more": 1}
 
 
 @dataclasses.dataclass
@@ -313,6 +335,8 @@ def test_what_is_not_plain_json_is_refused_where_no_type_is_declared(
         (changed(Rich(), price=Decimal("NaN")), "state.price is NaN"),
         (changed(Rich(), price=Decimal("-Infinity")), "state.price is -Infinity"),
         (changed(Rich(), half=complex(NAN, 1)), "state.half is (nan+1j)"),
+        (AnyPrice(price=Decimal("NaN")), "state.price is NaN"),
+        (AnyPrice(price=Decimal("Infinity")), "state.price is Infinity"),
         (Card("a", score=NAN), "state.score is nan"),
         ([1.0, NAN], "state[1] is nan"),
         ({"a": INF}, "state.a is inf"),
@@ -353,6 +377,8 @@ def test_nan_and_infinity_are_refused_wherever_they_stand(state: Any, path: str)
         (changed(Box[Item](content=Item()), content=SpecialItem()), "state.content "),
         (changed(Positive(), size=-1), "state.size"),
         (Rounded(score=1.23), "state.score "),
+        (Chatty(), "state.more would not come back as it was: nothing is read back as 1 (int)"),
+        (AnyPrice(price=Decimal("sNaN")), "state.price would not"),
         (changed(Stripped(), text=" a "), "state.text "),
         (changed(Open(text="a"), surprise=1), "state.surprise "),
         (Card("a", [SpecialItem()]), "state.items[0] "),

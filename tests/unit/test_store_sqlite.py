@@ -263,6 +263,19 @@ def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLiteStore) -> Non
     assert store.get_run("r").steps == len(store.steps("r")) > 0
 
 
+def test_an_error_with_characters_that_no_text_holds_is_stored(store: SQLiteStore) -> None:
+    """A step may fail with the name of a file that is not UTF-8: that error is raised, and stored with escapes."""
+
+    @loop(checkpoint=store)
+    def read(state: int) -> int:
+        raise FileNotFoundError("no file caf\udce9.txt")
+
+    with pytest.raises(FileNotFoundError):
+        read(1, run_id="r")
+    assert store.get_run("r").stop_reason == r"failed: FileNotFoundError: no file caf\udce9.txt"
+    assert store.attempts("r")[0].error.endswith(r"caf\udce9.txt")
+
+
 def test_a_loop_keeps_its_runs_in_the_file_that_is_named(tmp_path: Path) -> None:
     """With a path as `checkpoint` another process finds the run, and resumes it to its stored result."""
 

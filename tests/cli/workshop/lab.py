@@ -32,7 +32,9 @@ class Draft:
 
 
 def further(draft: Draft) -> Draft:
-    """The plainest step."""
+    """The plainest step; in a chatty process it talks."""
+    if os.environ.get("CHATTY"):
+        print("working")
     return Draft(draft.n + 1, draft.text)
 
 

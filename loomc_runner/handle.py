@@ -1,0 +1,142 @@
+"""What `@loop` gives: a handle that runs a loop, resumes it, streams it and forks it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, Self, TypeVar, cast, overload
+
+from loomc_runner import opening
+from loomc_runner.budget import Budget
+from loomc_runner.records import RunResult
+from loomc_runner.running import Ending, Request, run_to_end
+from loomc_runner.sigterm import orderly_termination
+from loomc_runner.spec import LoopSpec, respecified
+from loomc_runner.store import finish
+from loomc_runner.stream import AsyncStream, Stream
+
+S = TypeVar("S")
+
+
+class Handle(Generic[S]):
+    """What sync and async loops share: everything that starts no step."""
+
+    def __init__(self, spec: LoopSpec[S]) -> None:
+        look_like(self, spec.fn)
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"<loop {self.spec.name}>"
+
+    def with_options(self, **changes: Any) -> Self:
+        """The same loop with other options, named as in `@loop`: in a test, `with_options(checkpoint="memory")`."""
+        return type(self)(respecified(self.spec, changes))
+
+    def fork(self, run_id: str, *, step: int, update: Mapping[str, Any] | None = None) -> str:
+        """Make a new run from an old step, and return its id; `resume` it to run it.
+
+        Args:
+            run_id: The run to branch off from; it is left as it is.
+            step: The step whose state the new run begins with; -1 is the initial state.
+            update: Fields of the state to change first.
+
+        Raises:
+            RunNotFound: When there is no such run or step.
+            StateError: When the changed state does not fit its type.
+        """
+        return opening.fork(self.spec, opening.store_of(self.spec), run_id, step, update)
+
+
+class Loop(Handle[S]):
+    """A durable loop around a plain function; call it like the function.
+
+    It needs no event loop of its own, so it also works inside a running one, in threads, and in async loops.
+    """
+
+    def __call__(self, state: S, *, run_id: str | None = None) -> S:
+        """Run to the end and give the final state (the best one under `BestScore`).
+
+        Args:
+            state: The initial state.
+            run_id: An id of your choice. When that run exists, it goes on, or gives its stored result.
+
+        Raises:
+            BudgetExhausted: When a limit ended the run.
+            StallError: When `on_stall` ended it.
+            Exception: The step's own error. All of them carry `run_id`, `state` and `best_state`.
+        """
+        return _final(self._drive(Request(self.spec, state, run_id)))
+
+    def run(self, state: S, *, run_id: str | None = None) -> RunResult[S]:
+        """Run to the end and tell how it stands; limits and stalls do not raise, the step's own errors do."""
+        return self._drive(Request(self.spec, state, run_id))[0]
+
+    def resume(self, run_id: str, *, budget: Budget | None = None, force: bool = False) -> S:
+        """Go on with a run that stopped, and give its final state; what was spent stays spent.
+
+        Args:
+            run_id: The run. A completed one gives its stored result and executes nothing.
+            budget: New totals for the limits it names; the others stay as stored.
+            force: Go on also with a stalled or cancelled run.
+
+        Raises:
+            RunNotFound, RunLocked, RunMismatch, NotResumable: When it cannot be resumed here and now.
+            SpecError: When a new limit is below what is used already.
+        """
+        return _final(self._drive(Request(self.spec, None, run_id, existing=True, budget=budget, force=force)))
+
+    @overload
+    def stream(self, state: S, *, run_id: str | None = None) -> Stream[S]: ...
+    @overload
+    def stream(self, *, run_id: str, budget: Budget | None = None, force: bool = False) -> Stream[S]: ...
+    def stream(
+        self, state: Any = ..., *, run_id: str | None = None, budget: Budget | None = None, force: bool = False
+    ) -> Stream[S]:
+        """Run step by step: an iterator of the committed steps. With only a `run_id`, that run is resumed."""
+        return Stream(Request(self.spec, state, run_id, state is ..., budget, force))
+
+    def _drive(self, request: Request[S]) -> Ending[S]:
+        with orderly_termination():
+            return finish(run_to_end(request))
+
+
+class AsyncLoop(Handle[S]):
+    """A durable loop around an `async def` function; it has the same verbs as `Loop`, to be awaited."""
+
+    async def __call__(self, state: S, *, run_id: str | None = None) -> S:
+        """Run to the end and give the final state; see `Loop.__call__`."""
+        return _final(await self._drive(Request(self.spec, state, run_id)))
+
+    async def run(self, state: S, *, run_id: str | None = None) -> RunResult[S]:
+        """Run to the end and tell how it stands; see `Loop.run`."""
+        return (await self._drive(Request(self.spec, state, run_id)))[0]
+
+    async def resume(self, run_id: str, *, budget: Budget | None = None, force: bool = False) -> S:
+        """Go on with a run that stopped, and give its final state; see `Loop.resume`."""
+        return _final(await self._drive(Request(self.spec, None, run_id, existing=True, budget=budget, force=force)))
+
+    @overload
+    def stream(self, state: S, *, run_id: str | None = None) -> AsyncStream[S]: ...
+    @overload
+    def stream(self, *, run_id: str, budget: Budget | None = None, force: bool = False) -> AsyncStream[S]: ...
+    def stream(
+        self, state: Any = ..., *, run_id: str | None = None, budget: Budget | None = None, force: bool = False
+    ) -> AsyncStream[S]:
+        """Run step by step: an async iterator of the committed steps; see `Loop.stream`."""
+        return AsyncStream(Request(self.spec, state, run_id, state is ..., budget, force))
+
+    async def _drive(self, request: Request[S]) -> Ending[S]:
+        with orderly_termination():
+            return await run_to_end(request)
+
+
+def look_like(handle: object, fn: Callable[..., Any]) -> None:
+    """Give a handle the name and the docstring of its function; the function itself is at `__wrapped__`."""
+    functools.update_wrapper(cast("Callable[..., Any]", handle), fn)
+
+
+def _final(ending: Ending[S]) -> S:
+    result, error = ending
+    if error is not None:
+        raise error
+    return result.state

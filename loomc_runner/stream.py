@@ -1,0 +1,133 @@
+"""A run taken step by step: the same road as a whole run, with a stop after each commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Generic, Self, TypeVar
+
+from loomc_runner.budget import Ledger
+from loomc_runner.driver import Cursor, Verdict, end, flow
+from loomc_runner.errors import LoomcError, SpecError
+from loomc_runner.opening import new_run_id, result_of
+from loomc_runner.records import RunResult, RunStatus, StepRecord
+from loomc_runner.running import Request, conclude, inform, open_run
+from loomc_runner.sigterm import orderly_termination
+from loomc_runner.store import finish
+
+S = TypeVar("S")
+
+PAUSED_BY_CONSUMER = Verdict(RunStatus.PAUSED, "paused: the consumer of the stream stopped reading")
+
+
+class Steps(Generic[S]):
+    """A run that is taken step by step.
+
+    Attributes:
+        run_id: Its id, known before the first step.
+        result: How it stands, once it stopped; None before.
+    """
+
+    def __init__(self, request: Request[S]) -> None:
+        self.run_id = new_run_id() if request.run_id is None else request.run_id
+        self.result: RunResult[S] | None = None
+        self._request = dataclasses.replace(request, run_id=self.run_id)
+        self._cursor: Cursor[S] | None = None
+        self._flow: AsyncGenerator[StepRecord[S]] | None = None
+        self._closed = False
+        if request.existing and request.run_id is None:
+            raise SpecError("stream() has nothing to run: give it a state, or the run_id of a run to go on with")
+        if not request.existing and (request.budget is not None or request.force):
+            raise SpecError("budget= and force= change a run that exists: give stream() its run_id and no state")
+
+    def standing(self) -> Ledger | None:
+        """What the run has used so far, while it works; None before its first step."""
+        return None if self._cursor is None else self._cursor.ledger
+
+    async def _next(self) -> StepRecord[S]:
+        try:
+            if self._flow is None and not self._closed:
+                self._flow = await self._begin()
+            if self._flow is not None:
+                return await anext(self._flow)
+        except StopAsyncIteration:
+            pass
+        except BaseException as error:
+            inform(error, self._cursor)
+            raise
+        self._finish()
+        raise StopAsyncIteration
+
+    async def _begin(self) -> AsyncGenerator[StepRecord[S]]:
+        opened = await open_run(self._request)
+        if isinstance(opened, RunResult):
+            self.result = opened
+            raise StopAsyncIteration
+        self._cursor = opened
+        return flow(opened)
+
+    def _finish(self) -> None:
+        if self.result is None and self._cursor is not None:
+            self.result = result_of(self._cursor)
+            conclude(self._cursor)
+
+    async def _close(self) -> None:
+        if self._flow is not None:  # by hand, since a running event loop would do it some time; refuses inside a step
+            await self._flow.aclose()
+        self._closed = True
+        if self._cursor is not None and not self._cursor.stopped:
+            await end(self._cursor, PAUSED_BY_CONSUMER)
+        if self._cursor is not None and self.result is None:
+            self.result = result_of(self._cursor)
+
+    def __del__(self) -> None:
+        if sys is not None and not sys.is_finalizing():
+            with suppress(RuntimeError, LoomcError):  # an async one without its event loop can only try
+                finish(self._close())
+
+
+class Stream(Steps[S], Iterator[StepRecord[S]]):
+    """The committed steps of a run, as they happen. Leaving it early pauses the run: close it, or use `with`."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> StepRecord[S]:
+        try:
+            with orderly_termination():
+                return finish(self._next())
+        except StopAsyncIteration:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """Pause the run, unless it has stopped."""
+        finish(self._close())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncStream(Steps[S], AsyncIterator[StepRecord[S]]):
+    """The committed steps of a run, as they happen. Leaving it early pauses the run: use `async with`, or `aclose`."""
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> StepRecord[S]:
+        with orderly_termination():
+            return await self._next()
+
+    async def aclose(self) -> None:
+        """Pause the run, unless it has stopped."""
+        await self._close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
