@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from loomc_runner.budget import SAFETY_CAP, Budget, Ledger
 from loomc_runner.context import current_scope
-from loomc_runner.driver import Cursor, Verdict, chosen, end, exhausted
+from loomc_runner.cursor import Cursor, Verdict
+from loomc_runner.decide import chosen, exhausted
+from loomc_runner.driver import end
 from loomc_runner.errors import (
     BudgetExhausted,
     LoomcError,

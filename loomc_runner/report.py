@@ -205,10 +205,10 @@ def command_to_go_on(store: Store, run: Run) -> str | None:
     options = " module:loop" if run.loop is None else ""  # loomc 0.3.0 kept no name
     if run.status in {RunStatus.STALLED, RunStatus.CANCELLED}:
         options += " --force"
-    if run.status is RunStatus.BUDGET_EXHAUSTED:
-        expected = (run.budget or {}).get("step_usd") or run.dearest_nano / NANO
-        reached = (limit for limit in limits(store, run) if _is_reached(limit, run))
-        options += "".join(f" --{limit.name.replace('_', '-')} {_more(limit, expected)}" for limit in reached)
+    expected = (run.budget or {}).get("step_usd") or run.dearest_nano / NANO
+    for limit in limits(store, run):
+        if _is_reached(limit, run):
+            options += f" --{limit.name.replace('_', '-')} {_more(limit, expected)}"
     return f"loomc resume {run.id}{options}"
 
 

@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
-from loomc_runner.driver import Cursor, drive, pause
+from loomc_runner.cursor import Cursor
+from loomc_runner.driver import drive, pause
 from loomc_runner.errors import RunNotFound, SpecError
 from loomc_runner.records import Run, RunResult, RunStatus
 from loomc_runner.spec import LoopSpec

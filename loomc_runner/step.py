@@ -25,7 +25,8 @@ class Outcome(Generic[S]):
     """What one try of a step came to.
 
     Either there is a `state` with its `text`, or an `error`, or the step was `exhausted` in the middle. A `flaw`
-    is an error of the scorer or the cost function: the state is there, and paid for, and is kept.
+    is an error of the scorer or the cost function: the state is there, and paid for, and is kept. So it is when
+    Ctrl-C or a cancellation has `torn` it from its scorer.
     """
 
     duration: float = 0.0
@@ -37,6 +38,7 @@ class Outcome(Generic[S]):
     error: Exception | None = None
     flaw: Exception | None = None
     exhausted: BudgetExhausted | None = None
+    torn: BaseException | None = None
 
 
 async def perform(
@@ -62,7 +64,10 @@ async def perform(
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
         _keep_result(spec, outcome)
-        await _appraise(spec, scope, outcome)
+        try:
+            await _appraise(spec, scope, outcome)
+        except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
+            outcome.torn = error
     return outcome
 
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Generic, Self, TypeVar
 
 from loomc_runner.budget import Ledger
-from loomc_runner.driver import Cursor, Verdict, end, flow
+from loomc_runner.cursor import Cursor, Verdict
+from loomc_runner.driver import end, flow
 from loomc_runner.errors import LoomcError, SpecError
 from loomc_runner.opening import new_run_id, result_of
 from loomc_runner.records import RunResult, RunStatus, StepRecord

@@ -13,6 +13,7 @@ import typer
 from loomc_runner import __version__
 from loomc_runner.budget import Budget
 from loomc_runner.cli import render
+from loomc_runner.cli.database import next_command, option_of, path_of, url_of
 from loomc_runner.errors import SpecError
 from loomc_runner.export import (
     WRITERS,
@@ -24,8 +25,8 @@ from loomc_runner.export import (
     write_object,
 )
 from loomc_runner.records import RunStatus
-from loomc_runner.report import command_to_go_on, find_run, limits, page_runs, page_steps, printable, story
-from loomc_runner.store import default_path, open_reader
+from loomc_runner.report import find_run, limits, page_runs, page_steps, printable, story
+from loomc_runner.store import open_reader
 
 A_SCREENFUL = 50
 
@@ -94,7 +95,7 @@ def runs(
         return
     count = render.show_runs(screen, ((run, store.subtree(run.id)[0]) for run in shown))
     if not count:
-        print("no runs" + (" that match" if status or loop or offset else "") + f" in {printable(_path(db))}")
+        print("no runs" + (" that match" if status or loop or offset else "") + f" in {printable(path_of(db))}")
     elif screen.width is not None and any(found):
         print(f"these are {count} of more: --offset {offset + count} shows the next, --limit 0 all")
 
@@ -107,7 +108,7 @@ def show(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
     """
     store = open_reader(db)
     found = find_run(store, run)
-    reached, command = limits(store, found), command_to_go_on(store, found)
+    reached, command = limits(store, found), next_command(store, found, db)
     if as_json:
         head = {"run": {**run_json(store, found), "limits": [limit_json(limit) for limit in reached], "go_on": command}}
         steps, attempts = map(step_json, page_steps(store, found)), map(attempt_json, store.attempts(found.id))
@@ -148,7 +149,7 @@ def resume(
     limits_named = any(limit is not None for limit in (usd, iterations, tokens, wall_clock))
     budget = Budget(usd=usd, iterations=iterations, tokens=tokens, wall_clock=wall_clock) if limits_named else None
     found = find_run(open_reader(db), run)
-    go_on(_url(db), found, target, budget, force=force, traceback=traceback, as_json=as_json)
+    go_on(db, found, target, budget, force=force, traceback=traceback, as_json=as_json)
 
 
 @app.command()
@@ -167,9 +168,13 @@ def fork(
     from loomc_runner.store import open_store
 
     found = find_run(open_reader(db), run)
-    new = opening.fork(None, open_store(_url(db)), found.id, step, _object(update))
+    new = opening.fork(None, open_store(url_of(db)), found.id, step, _object(update))
     begins = "with the initial state" if step == -1 else f"at step {step}"
-    print(json.dumps({"run_id": new}) if as_json else f"run {new} begins {begins} of {found.id}: loomc resume {new}")
+    print(
+        json.dumps({"run_id": new})
+        if as_json
+        else f"run {new} begins {begins} of {found.id}: loomc resume {new}{option_of(db)}"
+    )
 
 
 @app.command()
@@ -195,15 +200,6 @@ def export(
         return
     with output.open("w", encoding="utf-8", newline="") as out:
         write(store, found, out)
-
-
-def _path(db: str | None) -> str:
-    return str(default_path()) if db is None else db.removeprefix("sqlite:///")
-
-
-def _url(db: str | None) -> str:
-    """The database as `checkpoint=` takes it; as a URL, since a file may be called `memory`."""
-    return f"sqlite:///{_path(db)}"
 
 
 def _object(text: str | None) -> dict[str, Any] | None:

@@ -14,18 +14,19 @@ import typer
 from pydantic_core import to_jsonable_python
 
 from loomc_runner.budget import Budget
+from loomc_runner.cli.database import next_command, url_of
 from loomc_runner.errors import LoomcError, RunMismatch
 from loomc_runner.handle import AsyncLoop, Loop
 from loomc_runner.locate import loop_named, loop_of
 from loomc_runner.progress import track
 from loomc_runner.records import Run, RunResult, RunStatus
-from loomc_runner.report import command_to_go_on, dollars, printable, reason
+from loomc_runner.report import dollars, printable, reason
 from loomc_runner.store import open_reader
 from loomc_runner.stream import AsyncStream, Stream
 
 
 def go_on(
-    url: str, run: Run, target: str | None, budget: Budget | None, *, force: bool, traceback: bool, as_json: bool
+    db: str | None, run: Run, target: str | None, budget: Budget | None, *, force: bool, traceback: bool, as_json: bool
 ) -> None:
     """Run a loop to its end, and print the result.
 
@@ -36,7 +37,7 @@ def go_on(
     stream: Stream[Any] | AsyncStream[Any] | None = None
     try:
         with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the steps print is not the result
-            stream = _loop(url, run, target).stream(run_id=run.id, budget=budget, force=force)
+            stream = _loop(url_of(db), run, target).stream(run_id=run.id, budget=budget, force=force)
             _follow(stream)
     except Exception as error:
         if traceback:
@@ -44,16 +45,16 @@ def go_on(
         if isinstance(error, LoomcError) and error.run_id is None:  # the run was not begun
             raise
         hint = "" if traceback else " (--traceback shows where it came from)"
-        raise LoomcError(_outcome(url, run, f"failed: {type(error).__name__}: {error}") + hint) from error
+        raise LoomcError(_outcome(db, run, f"failed: {type(error).__name__}: {error}") + hint) from error
     except (KeyboardInterrupt, SystemExit) as error:
-        print(f"loomc: {printable(_outcome(url, run))}", file=sys.stderr)
+        print(f"loomc: {printable(_outcome(db, run))}", file=sys.stderr)
         code = 130 if isinstance(error, KeyboardInterrupt) else error.code
         raise typer.Exit(code if isinstance(code, int) and code else 1) from error
     finally:
         if as_json and stream is not None and stream.result is not None:
             print(_result_json(stream.result))
     if stream.result is None or stream.result.status is not RunStatus.COMPLETED:
-        raise LoomcError(_outcome(url, run))
+        raise LoomcError(_outcome(db, run))
     if not as_json:
         print(_result_line(stream.result))
 
@@ -85,11 +86,11 @@ def _follow(stream: Stream[Any] | AsyncStream[Any]) -> None:
         pass
 
 
-def _outcome(url: str, run: Run, words: str = "") -> str:
+def _outcome(db: str | None, run: Run, words: str = "") -> str:
     """Why the run is where it is, and the command that goes on with it."""
-    store = open_reader(url)
+    store = open_reader(db)
     now = store.get_run(run.id)
-    command = command_to_go_on(store, now)
+    command = next_command(store, now, db)
     return f"run {now.id} {words or reason(now) or now.status.value}" + (f"; to go on: {command}" if command else "")
 
 

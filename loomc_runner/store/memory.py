@@ -124,6 +124,11 @@ class MemoryStore:
         )
 
     def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
+        """Charge the step that was cut off, after those of the child runs that were cut off with it."""
+        for child in self.list_runs(parent=run.id):
+            if child.in_flight is not None and child.status is not RunStatus.RUNNING:
+                self._close_in_flight(child, resumption)
+                self._runs[child.id] = dataclasses.replace(self._runs[child.id], in_flight=None, reserved_nano=0)
         step_n = run.in_flight or 0
         family = self._family(run.id)
         since = [c for name in family for mark, c in self._charges[name] if mark > run.in_flight_mark]

@@ -115,6 +115,11 @@ class SQLiteStore(SQLiteFile):
             db.execute(sql.NOTE, (json.dumps(change.notes), run_id))
 
     def _close_in_flight(self, db: sqlite3.Connection, run: Run, resumption: Resumption) -> None:
+        """Charge the step that was cut off, after those of the child runs that were cut off with it."""
+        for (child_id,) in db.execute(sql.CHILDREN_IN_FLIGHT, (run.id,)).fetchall():
+            if (child := self._row(db, child_id)).status is not RunStatus.RUNNING:  # else another process has it
+                self._close_in_flight(db, child, resumption)
+                db.execute(sql.LAND, (child_id,))
         step_n = run.in_flight or 0
         recorded, nano = db.execute(sql.SINCE_MARK, (run.id, run.in_flight_mark)).fetchone()
         if not recorded and run.reserved_nano:

@@ -91,9 +91,7 @@ def test_the_reader_of_a_long_export_may_leave(workshop):
         db.execute("UPDATE runs SET steps = 3000 WHERE id = 'climb'")
         db.commit()
     for form in ("--json", "--jsonl", "--csv"):
-        pipe = (
-            f"{Path(sys.executable).with_name('loomc')} export climb {form} | head -c 9; echo; echo ${{PIPESTATUS[0]}}"
-        )
+        pipe = f"{LOOMC} export climb {form} | head -c 9; status=${{PIPESTATUS[0]}}; echo; echo $status"
         ended = subprocess.run(["bash", "-c", pipe], cwd=workshop, capture_output=True, text=True, check=True)
         assert ended.stdout.splitlines()[1] == "0"
         assert ended.stderr == ""

@@ -124,7 +124,7 @@ def in_tasks(till: Till, budget: Budget, childs: Budget) -> Callable[[], Any]:
 
 
 COST = {alone: PRICE, nested: 4 * PRICE, in_threads: 2 * CHILDREN * PRICE, in_tasks: 2 * CHILDREN * PRICE}
-CAP = {alone: 40.3 * PRICE, nested: 40.3 * PRICE, in_threads: 200.3 * PRICE, in_tasks: 200.3 * PRICE}
+CAP = {alone: 40.3 * PRICE, nested: 60.3 * PRICE, in_threads: 200.3 * PRICE, in_tasks: 200.3 * PRICE}
 SHAPES = list(COST)
 
 
@@ -145,7 +145,7 @@ def family(store: Store, run: Run) -> list[Run]:
 def spent_over_six_lives(folder: Path, shape: Outer, budget: Budget, childs: Budget) -> float:
     """Five lives that are killed at some moment, and one that goes on until the budget ends it; the dollars spent."""
     store = SQLiteStore(folder / "checkpoints.db", read_only=True)
-    deaths = [Death("after", 9), Death("inside", 5), Death("before", 11), Death("inside", 17), Death("after", 18)]
+    deaths = [Death("after", 9), Death("inside", 5), Death("before", 11), Death("inside", 13), Death("after", 8)]
     assert [live(one_life, folder, shape, budget, childs, death) for death in deaths] == [KILLED] * 5
     assert live(one_life, folder, shape, budget, childs, NEVER) == 0
     root = store.get_run("root")
@@ -160,7 +160,8 @@ def spent_over_six_lives(folder: Path, shape: Outer, budget: Budget, childs: Bud
 def test_a_cap_is_never_crossed_when_steps_cost_what_they_say(shape: Outer, declared: bool, tmp_path: Path) -> None:
     """With an honest `step_usd` where the money goes, no cap is crossed, over five kills and any failures."""
     budget = Budget(usd=CAP[shape], step_usd=COST[shape] if declared or shape is alone else None)
-    assert spent_over_six_lives(tmp_path, shape, budget, Budget(step_usd=PRICE)) <= CAP[shape]
+    spent = spent_over_six_lives(tmp_path, shape, budget, Budget(step_usd=PRICE))
+    assert round(Till(tmp_path).total, 6) <= spent <= CAP[shape]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -170,10 +171,7 @@ def test_a_cap_is_crossed_by_no_more_than_the_steps_in_flight(shape: Outer, tmp_
     assert spent_over_six_lives(tmp_path, shape, Budget(usd=CAP[shape]), Budget()) <= CAP[shape] + in_flight
 
 
-LOST = "a claim closes the step in flight of the run itself only; those of the runs inside it go unpaid"
-
-
-@pytest.mark.parametrize("shape", [alone, pytest.param(nested, marks=pytest.mark.xfail(strict=True, reason=LOST))])
+@pytest.mark.parametrize("shape", [alone, nested])
 def test_a_payment_that_a_kill_kept_from_being_recorded_is_counted(shape: Outer, tmp_path: Path) -> None:
     """What was paid and not recorded is covered by the reservation of its step, in runs inside runs too."""
     budget = Budget(usd=CAP[shape], step_usd=COST[shape])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,15 @@ def open_files(folder: Path) -> list[str]:
     """Say which files of a folder this process has open, but for its lock, which it keeps for life."""
     files = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
     return [str(file) for file in files if file.is_relative_to(folder) and file.suffix != ".lock"]
+
+
+@pytest.fixture(autouse=True)
+def restless_threads() -> Iterator[None]:
+    """Let threads take turns so often that what is not guarded comes to light."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
 
 
 @pytest.fixture(params=STORES)

@@ -25,6 +25,7 @@ README_NAMES = {"Draft": Draft, "grade": lambda draft: len(draft.text), "ask_the
 
 
 def blocks(page: Path) -> list[str]:
+    """The Python blocks of a page, in order."""
     return BLOCK.findall(page.read_text())
 
 

@@ -235,6 +235,7 @@ def test_the_step_under_way_has_what_no_other_line_has(memory):
         ({"status": RunStatus.FAILED, "loop": None}, "loomc resume r module:loop"),
         (exhausted("usd 0.12 of 0.10", usd=0.1) | {"nano_usd": 9 * 10**7, "dearest_nano": 10**8}, "--usd 0.29"),
         (exhausted("usd 0.002 of 0.001", usd=0.001) | {"nano_usd": 2 * 10**6}, "--usd 0.003"),
+        (exhausted("usd 0.2 of 0.1", usd=0.1) | {"nano_usd": 2 * 10**8, "status": RunStatus.FAILED}, "--usd 0.30"),
         (exhausted("tokens 900 of 800", tokens=800) | {"tokens": 900}, "--tokens 1350"),
         (exhausted("wall_clock 0.3 of 0.2", wall_clock="0.2s") | {"worked": 0.3}, "--wall-clock 1s"),
         (exhausted("iterations 1 of 1", iterations=1, usd=0.1), "--iterations 2"),

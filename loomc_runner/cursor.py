@@ -1,0 +1,63 @@
+"""A run under way: where it stands, what it needs for its next step, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from loomc_runner.budget import Ledger, OpenStep
+from loomc_runner.history import History
+from loomc_runner.records import Lease, RunStatus, StepRecord, Transition
+from loomc_runner.spec import LoopSpec
+from loomc_runner.state import Codec
+from loomc_runner.store import Store
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from a step: `status` and `reason` of the run, and `next_n`, the step to go on from."""
+
+    status: RunStatus = RunStatus.RUNNING
+    reason: str | None = None
+    decision: str | None = None
+    next_n: int | None = None
+    error: BaseException | None = None
+
+
+@dataclass(slots=True)
+class Cursor(Generic[S]):
+    """A run under way: where it stands, and what it needs to take the next step.
+
+    `account` is the open account of the next step, None when none may start. `parent_n` is the step that `state`
+    belongs to. `verdict` is how the run ended, None while it goes on. `unstored` is the commit that is under way.
+    """
+
+    spec: LoopSpec[S]
+    store: Store
+    lease: Lease
+    ledger: Ledger
+    codec: Codec[S]
+    history: History[S]
+    sleep: Callable[[float], Awaitable[None]]
+    state: S
+    parent_n: int
+    account: OpenStep | None = None
+    verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
+    worked: float = 0.0
+    turned: float = 0.0
+    record: StepRecord[S] | None = None
+    unstored: Transition | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether there is nothing more to do."""
+        return self.verdict is not None
+
+    @property
+    def step_n(self) -> int:
+        """The number of the next step."""
+        return self.ledger.steps

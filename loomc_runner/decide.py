@@ -1,0 +1,141 @@
+"""What follows from a step: to go on, to go back, to change something, or to stop. Decides, and changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from loomc_runner.backtrack import Strategy
+from loomc_runner.context import Scope
+from loomc_runner.converge import first_reason
+from loomc_runner.cursor import Cursor, Verdict
+from loomc_runner.errors import BudgetExhausted, SpecError, StallError
+from loomc_runner.history import History
+from loomc_runner.records import INITIAL, RunStatus, StepRecord
+from loomc_runner.scores import gain
+from loomc_runner.step import Outcome, limit_in
+from loomc_runner.store import finish
+
+S = TypeVar("S")
+
+
+def exhausted(run_id: str, error: BudgetExhausted) -> Verdict:
+    """The verdict for a limit, of this run or of an enclosing one."""
+    where = "" if error.run_id in {None, run_id} else f" of the enclosing run {error.run_id}"
+    return Verdict(RunStatus.BUDGET_EXHAUSTED, f"budget{where}: {error.reason}", "stop", error=error)
+
+
+async def conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
+    """The record of the step, if it leaves one, and what follows from it."""
+    if outcome.text is None and outcome.exhausted is not None:
+        return None, exhausted(cursor.lease.run_id, outcome.exhausted)
+    failure = outcome.error or outcome.flaw or outcome.torn
+    step = _record(cursor, scope, outcome, failure)
+    cursor.history.append(step, outcome.text)
+    if outcome.text is None and outcome.error is not None:
+        return await _absorb(cursor, step, outcome.error)
+    if outcome.torn is not None:
+        return step, Verdict(RunStatus.PAUSED, f"paused: {in_words(outcome.torn)}", error=outcome.torn)
+    if failure is None:
+        try:
+            return step, await _decide(cursor, scope, outcome, step)
+        except Exception as error:  # noqa: BLE001 - a judge that fails must not lose the step it judged
+            if limit := limit_in(error, cursor.ledger):
+                return step, exhausted(cursor.lease.run_id, limit)
+            failure = error
+            step = dataclasses.replace(step, error=in_words(error))
+    return step, Verdict(RunStatus.FAILED, f"failed: {in_words(failure)}", "stop", error=failure)
+
+
+async def _absorb(cursor: Cursor[S], step: StepRecord[S], error: Exception) -> tuple[StepRecord[S] | None, Verdict]:
+    """A step that failed is committed if a strategy says where to go on, else the run has failed."""
+    try:
+        target = chosen(cursor.spec.strategies, cursor.history)
+    except Exception as second:  # noqa: BLE001 - a strategy that fails absorbs nothing
+        second.__context__ = second.__context__ or error
+        target, error = None, second
+    if target is None:
+        cursor.history.drop_newest()
+        return None, Verdict(RunStatus.FAILED, f"failed: {in_words(error)}", error=error)
+    return step, Verdict(decision=f"restore {target}", next_n=target)
+
+
+async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S]) -> Verdict:
+    """What follows from a good step: stop, go back, change something, or simply go on."""
+    spec, history = cursor.spec, cursor.history
+    if outcome.exhausted is not None:
+        raise outcome.exhausted
+    if outcome.done is not None:
+        return Verdict(RunStatus.COMPLETED, "done: the step said so", "stop")
+    scope.account.ledger.check_claims()  # a charge that crossed a cap, though the step returned all the same
+    if spec.detectors:
+        asking = first_reason(spec.detectors, history)
+        reason = await asking if spec.is_async else finish(asking)
+        if reason is not None:
+            return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
+    target = chosen(spec.strategies, history)
+    if spec.on_stall is not None and spec.on_stall(history):
+        if spec.on_stall.handler is None:
+            error = StallError(spec.on_stall.after)
+            return Verdict(RunStatus.STALLED, f"stalled: {error}", "stalled", error=error)
+        return Verdict(decision="escalate", next_n=step.step_n if target is None else target)
+    if target is None:
+        return Verdict(next_n=step.step_n)
+    return Verdict(decision=f"restore {target}", next_n=target)
+
+
+def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: BaseException | None) -> StepRecord[S]:
+    best_n = _best_so_far(cursor, outcome.score)
+    return StepRecord(
+        step_n=scope.step_n,
+        parent_n=cursor.parent_n,
+        score=outcome.score,
+        nano_usd=scope.account.total if scope.account.priced else None,
+        tokens=scope.account.tokens,
+        timestamp=cursor.spec.clock.now(),
+        duration=outcome.duration,
+        error=None if failure is None else in_words(failure),
+        best_n=best_n,
+        read_state=cursor.history.state,
+    )
+
+
+def _best_so_far(cursor: Cursor[S], score: float | None) -> int | None:
+    best_n = cursor.history[-1].best_n if len(cursor.history) else None
+    if score is None:
+        return best_n
+    best = None if best_n is None else cursor.history[best_n].score
+    return cursor.step_n if best is None or gain(score, best, cursor.spec.direction) > 0 else best_n
+
+
+def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:
+    """The step to go on from that the first strategy names, or None.
+
+    Raises:
+        SpecError: When it is none of the steps there are.
+    """
+    for strategy in strategies:
+        if (target := strategy(history)) is not None:
+            if isinstance(target, bool) or not isinstance(target, int) or not INITIAL <= target < len(history):
+                raise SpecError(f"{strategy} must return the number of a step (-1: the initial state), not {target!r}")
+            return target
+    return None
+
+
+def escalation(cursor: Cursor[S]) -> Callable[[S], Any] | None:
+    """What changes the state before the next step, when the newest step ended in an escalation."""
+    stall, history = cursor.spec.on_stall, cursor.history
+    if stall is None or stall.handler is None or not len(history) or history[-1].decision != "escalate":
+        return None
+    handler = stall.handler
+    return lambda state: handler(state, history)
+
+
+def in_words(error: BaseException) -> str:
+    """An error as one line of a record."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken error is still the error of the step
+        text = "its message cannot be shown"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
