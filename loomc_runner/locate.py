@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -86,7 +87,7 @@ def _import_file(path: Path, name: str = "") -> ModuleType:
     if not path.is_file():
         raise LoopNotFound(f"there is no file {path}")
     root, dotted = _root_of(path, name)
-    if "." in dotted or path.name == "__init__.py":
+    if root != path.parent:
         module = _import(dotted, root)
         if (found := module.__file__) is None or not path.samefile(found):
             raise LoopNotFound(f"{path} cannot be imported: its name {dotted} is taken by {found}")
@@ -111,14 +112,13 @@ def _import_alone(path: Path) -> ModuleType:
     if known is not None and getattr(known, "__file__", None) == str(path):
         return known
     name = path.stem if known is None else str(path)  # a script may be called like a module that is loaded
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise LoopNotFound(f"{path} cannot be imported: it is no Python file")
-    module = importlib.util.module_from_spec(spec)
+    loader = SourceFileLoader(name, str(path))  # named, since a script need not end in .py
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    module = importlib.util.module_from_spec(cast("ModuleSpec", spec))
     sys.modules[name] = module
     _search(path.parent)
     try:
-        _guarded(str(path), spec.loader.exec_module, module)
+        _guarded(str(path), loader.exec_module, module)
     except BaseException:
         del sys.modules[name]
         raise

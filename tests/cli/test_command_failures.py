@@ -106,11 +106,16 @@ def test_the_database_is_named_by_option_or_environment(here, workshop, tmp_path
 
 def test_the_next_command_names_the_database_that_was_named(here, workshop):
     """What is printed can be typed as it is."""
-    (workshop / ".loomc" / "checkpoints.db").rename(workshop / "my runs.db")
-    database = ("--db", "my runs.db")
-    assert "go on       loomc resume fragile --db 'my runs.db'\n" in here(workshop, "show", "fragile", *database).out
-    assert here(workshop, "resume", "poor", *database).err.endswith("resume poor --usd 0.18 --db 'my runs.db'\n")
-    assert here(workshop, "fork", "poor", "--step", "0", *database).out.endswith(" --db 'my runs.db'\n")
+    (workshop / ".loomc").rename(workshop / "my runs")
+    database = ("--db", "my runs/checkpoints.db")
+    assert (
+        "go on       loomc resume fragile --db 'my runs/checkpoints.db'\n"
+        in here(workshop, "show", "fragile", *database).out
+    )
+    assert here(workshop, "resume", "poor", *database).err.endswith(
+        "resume poor --usd 0.18 --db 'my runs/checkpoints.db'\n"
+    )
+    assert here(workshop, "fork", "poor", "--step", "0", *database).out.endswith(" --db 'my runs/checkpoints.db'\n")
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_every_run_of_loomc_0_3_0_can_be_shown(here, tmp_path, name):
     assert all(error in text for error in old["errors"] if error)
     assert "budget " not in text
     resumable = old["status"] != "completed" and old["steps"] > 0
-    assert (f"go on       loomc resume {old['id']} module:loop\n" in text) == resumable
+    assert (f"go on       loomc resume {old['id']} module:loop --db old.db\n" in text) == resumable
 
 
 def test_a_unique_beginning_of_an_id_is_enough(here, workshop):

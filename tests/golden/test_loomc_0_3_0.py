@@ -175,13 +175,17 @@ def test_a_complete_run_gives_its_stored_result(path: Path, name: str, monkeypat
 
 def test_a_complete_run_under_best_score_gives_its_best_state(path: Path) -> None:
     """The stored result is the state of the best step, as the caller of loomc 0.3.0 got it."""
-    options = {"scorer": work.polish_score, "backtrack": BestScore(), "converge_on": score_plateau(patience=2)}
+    options: dict[str, Any] = {
+        "scorer": work.polish_score,
+        "backtrack": BestScore(),
+        "converge_on": score_plateau(patience=2),
+    }
     assert resume(path, "best_score", **options)["round"] == 3
 
 
 def test_an_exhausted_run_goes_on_with_a_higher_budget(path: Path) -> None:
     """The budget of the loop holds for the old run: exhausted it stays so, and raised it goes on."""
-    options = {"converge_on": judge(work.finished), "cost_fn": work.price, "budget": Budget(usd=0.05)}
+    options: dict[str, Any] = {"converge_on": judge(work.finished), "cost_fn": work.price, "budget": Budget(usd=0.05)}
     expand = loop(checkpoint=path, **options)(work.expand)
     with pytest.raises(BudgetExhausted, match=r"usd 0\.06 of 0\.05"):
         expand.resume(IDS["budget_exhausted"])

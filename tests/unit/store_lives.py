@@ -39,8 +39,8 @@ class Life:
     def __init__(self, script: str, *arguments: object, command: tuple[str, ...] = (), **options: Any) -> None:
         environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
         python = [*command, sys.executable, "-c", PREAMBLE + script, *map(str, arguments)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(python, env=environment, start_new_session=True, **pipes, **options)
+        options |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "start_new_session": True}
+        self.process: Any = subprocess.Popen(python, env=environment, **options)
 
     def __enter__(self) -> Self:
         return self
@@ -70,7 +70,7 @@ class Life:
         """Let it end by itself; the rest of what it said."""
         words, _ = self.process.communicate(timeout=30)
         assert self.process.returncode == 0, words
-        return words.strip()
+        return str(words).strip()
 
 
 def live(script: str, *arguments: object, **options: Any) -> str:

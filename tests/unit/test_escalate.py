@@ -125,7 +125,8 @@ def test_a_stall_survives_a_kill(disk: SQLiteStore) -> None:
     assert go(calm.resume("r1")) == Draft(1, ["step"] * 3)
 
 
-def test_a_handler_gets_the_restored_state(make: Maker) -> None:
+@pytest.mark.parametrize("lives", [(4,), (3, 4)])
+def test_a_handler_gets_the_restored_state(make: Maker, lives: tuple[int, ...]) -> None:
     """Where a strategy goes back as well, what is changed is the best state and not the newest."""
     got: list[Draft] = []
 
@@ -134,10 +135,11 @@ def test_a_handler_gets_the_restored_state(make: Maker) -> None:
         return draft
 
     options: dict[str, Any] = {"backtrack": BestScore(), "on_stall": Escalate(2, note)}
-    refine = make(scripted(3, 1, 2, 4), scorer=size, **options, budget=Budget(iterations=3))
+    refine = make(scripted(3, 1, 2, 4), scorer=size, **options, budget=Budget(iterations=lives[0]))
     go(refine.run(Draft(), run_id="r1"))
-    with pytest.raises(BudgetExhausted):
-        go(refine.resume("r1", budget=Budget(iterations=4)))
+    for total in lives[1:]:
+        with pytest.raises(BudgetExhausted):
+            go(refine.resume("r1", budget=Budget(iterations=total)))
     assert got == [Draft(3)]
     assert columns(make.store.steps("r1"), "parent_n", "decision")[2:] == [(0, "escalate"), (0, None)]
 

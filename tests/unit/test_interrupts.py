@@ -62,10 +62,13 @@ def test_a_torn_step_leaves_a_paused_run(make: Maker, reason: str, n: int) -> No
 
 def test_a_torn_step_is_on_record(make: Maker) -> None:
     """What it had spent stays spent, and the next resume notes it as an attempt."""
-    refine = make(torn_at(1, KeyboardInterrupt()), budget=Budget(usd=9, step_usd=1), converge_on=until(3))
+    clock = FakeClock()
+    step = doing(lambda: clock.advance(3), torn_at(1, KeyboardInterrupt()))
+    refine = timed(make(step, budget=Budget(usd=9, step_usd=1), converge_on=until(3)), clock)
     with pytest.raises(KeyboardInterrupt):
         go(refine(Draft(), run_id="r1"))
-    assert go(refine.run(Draft(), run_id="r1")).cost_usd == 2.0
+    result = go(refine.run(Draft(), run_id="r1"))
+    assert (result.cost_usd, result.elapsed) == (2.0, 12.0)
     assert columns(make.store.attempts("r1"), "step_n", "error", "category", "nano_usd") == [
         (1, "paused: KeyboardInterrupt", "interrupted", 500_000_000)
     ]
@@ -128,6 +131,15 @@ def test_ctrl_c_in_a_commit_costs_nothing_twice(make: Maker, at: int, when: Any)
     assert go(refine(Draft(), run_id="r1")) == Draft(3)
     assert columns(make.store.charges("r1"), "nano_usd") == [(500_000_000,)] * 3
     assert make.store.attempts("r1") == []
+
+
+def test_ctrl_c_right_after_the_last_commit_leaves_a_complete_run(make: Maker) -> None:
+    """The exception comes out, and the stream knows that the run has ended well."""
+    faulty = FaultyStore(make.store, at=2, when="after", act=KeyboardInterrupt())
+    steps = make(grow, checkpoint=faulty, converge_on=until(1)).stream(Draft())
+    with pytest.raises(KeyboardInterrupt):
+        go(steps)
+    assert (go(steps), steps.result.status, steps.result.stop_reason) == ([], "completed", "converged: enough")
 
 
 def test_ctrl_c_in_the_commit_of_a_failed_try_keeps_its_record(make: Maker) -> None:

@@ -58,6 +58,13 @@ def test_a_script_is_imported_from_its_file(tmp_path):
     assert sys.modules["__main__"].refine is handle
 
 
+@pytest.mark.parametrize("name", ["script", "my-script.py", "my.script.py"])
+def test_a_script_may_have_any_name(tmp_path, name):
+    """Any file that Python ran can be imported again."""
+    write(tmp_path, {name: LOOP})
+    assert loop_of(run_of("__main__:refine", tmp_path / name)).spec.source == str(tmp_path / name)
+
+
 def test_a_script_named_like_a_loaded_module_leaves_that_alone(tmp_path):
     """A file may be called json.py; nobody else gets it instead of the real one."""
     import json

@@ -222,7 +222,7 @@ def test_where_nothing_is_left_a_child_does_not_begin(make: Maker) -> None:
 
 def test_children_side_by_side_share_what_is_left(family: Family) -> None:
     """Threads that spend at once stop together: no step begins that does not fit."""
-    child = family.sync("child", pay)
+    child = family.sync("child", pay).with_options(budget=Budget(step_usd=1))
 
     def step(draft: Draft) -> Any:
         with ThreadPoolExecutor(4) as pool:
@@ -235,7 +235,7 @@ def test_children_side_by_side_share_what_is_left(family: Family) -> None:
 
 def test_async_children_side_by_side_share_what_is_left(family: Family) -> None:
     """The same for children that take turns in one event loop."""
-    child = family.asynchronous("child", pay)
+    child = family.asynchronous("child", pay).with_options(budget=Budget(step_usd=1))
 
     async def step(draft: Draft) -> Any:
         results = await asyncio.gather(*(child.run(Draft()) for _ in range(4)))

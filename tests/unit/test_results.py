@@ -186,7 +186,7 @@ def test_a_step_that_returns_all_the_same_is_committed(make: Maker) -> None:
             spend(tokens=200)
         return grow(draft)
 
-    result = go(make(step, budget=Budget(tokens=100)).run(Draft(), run_id="r1"))
+    result = go(make(step, budget=Budget(tokens=100), converge_on=until(1)).run(Draft(), run_id="r1"))
     assert (result.status, result.state, result.steps) == ("budget_exhausted", Draft(1), 1)
     assert result.stop_reason == "budget: tokens 200 of 100"
     assert make.store.attempts("r1") == []

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from driving import Draft, Maker, die, doing, dying, go, grow, size, timed, until
+from driving import Draft, Maker, columns, die, doing, dying, go, grow, size, timed, until
 
 from loomc_runner import (
     BestScore,
@@ -166,16 +166,20 @@ def test_a_run_that_died_later_repeats_only_the_step_in_flight(disk: SQLiteStore
     ]
 
 
-def test_a_step_that_died_before_it_paid_is_charged_its_reservation(disk: SQLiteStore) -> None:
+@pytest.mark.parametrize("n", [0, 1])
+def test_a_step_that_died_before_it_paid_is_charged_its_reservation(disk: SQLiteStore, n: int) -> None:
     """Nobody knows what it had bought, so what was expected is assumed, and marked as estimated."""
     make = Maker(disk, is_async=False)
-    options: dict[str, Any] = {"budget": Budget(usd=9, step_usd=2), "converge_on": until(1)}
-    assert dying(lambda: make(die, **options)(Draft(), run_id="r1")) == 9
-    assert make(pay, **options).run(Draft(), run_id="r1").cost_usd == 2.5
-    assert [(charge.nano_usd, charge.estimated) for charge in disk.charges("r1")] == [
-        (2_000_000_000, True),
-        (500_000_000, False),
-    ]
+    options: dict[str, Any] = {"budget": Budget(usd=9, step_usd=2), "converge_on": until(2)}
+
+    def step(draft: Draft) -> Draft:
+        return die(draft) if draft.n == n else pay(draft)
+
+    assert dying(lambda: make(step, **options)(Draft(), run_id="r1")) == 9
+    assert make(pay, **options).run(Draft(), run_id="r1").cost_usd == 3.0
+    charges = [(500_000_000, False)] * 2
+    charges.insert(n, (2_000_000_000, True))
+    assert columns(disk.charges("r1"), "nano_usd", "estimated") == charges
 
 
 def test_a_run_whose_disk_failed_goes_on_in_the_same_process(disk: SQLiteStore) -> None:
@@ -274,6 +278,14 @@ def test_a_total_below_what_was_spent_is_refused(make: Maker, budget: Budget) ->
     assert make.store.get_run("r1") == before
 
 
+def test_a_total_that_is_used_up_is_exhausted(make: Maker) -> None:
+    """What was spent already may be the new total: then there is nothing left, and no error in saying so."""
+    refine = make(pay, budget=Budget(usd=9, iterations=2))
+    go(refine.run(Draft(), run_id="r1"))
+    with pytest.raises(BudgetExhausted, match=r"usd 1\.00 of 1\.00"):
+        go(refine.resume("r1", budget=Budget(usd=1, iterations=5)))
+
+
 def test_only_a_budget_is_a_budget(make: Maker) -> None:
     """Dollars alone are refused, and the run is left as it is."""
     refine = make(grow, budget=Budget(iterations=1))
@@ -356,6 +368,15 @@ def test_a_regression_at_the_limit_is_gone_back_from(make: Maker) -> None:
     with pytest.raises(BudgetExhausted):
         go(refine.resume("r1", budget=Budget(tokens=25)))
     assert [step.parent_n for step in make.store.steps("r1")] == [-1, 0, 0]
+
+
+def test_a_decision_that_was_made_stands(make: Maker) -> None:
+    """Where a run goes on was stored with its last step; a strategy that is gone by now is not needed for it."""
+    values = iter([3, 1, 4])
+    refine = make(lambda draft: Draft(next(values)), scorer=size, backtrack=BestScore(), budget=Budget(iterations=2))
+    go(refine.run(Draft(), run_id="r1"))
+    go(refine.with_options(backtrack=None, converge_on=until(4)).resume("r1", budget=Budget(iterations=3)))
+    assert columns(make.store.steps("r1"), "parent_n") == [(-1,), (0,), (0,)]
 
 
 # --- a store that fails at the wrong moment

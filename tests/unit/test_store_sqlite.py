@@ -7,8 +7,8 @@ import shutil
 import signal
 import sqlite3
 import stat
-import time
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,10 +53,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_commit_survives_a_power_loss(store: SQLiteStore) -> None:
     """The connection that writes has a write-ahead log and waits for the disk at every commit."""
     store.create_run(a_run(), "0")
-    asked = {
-        name: store._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
-    }
-    assert asked == {"journal_mode": "wal", "synchronous": 2}
+    db = store._connection
+    assert db is not None
+    assert [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
 
 
 def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLiteStore) -> None:
@@ -239,28 +238,41 @@ def test_a_database_that_was_deleted_is_noticed(store: SQLiteStore, anew: bool) 
     assert live(script, store.path) == "new"
 
 
-def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLiteStore) -> None:
-    """An interrupt in the middle of a commit leaves all of it or nothing, and the next commit works."""
+@pytest.fixture
+def interrupts() -> Iterator[list[int]]:
+    """Interrupt the test at random moments while the list is not empty, as Ctrl-C does; each takes one number off."""
+    wanted: list[int] = []
+    over, chance, main = threading.Event(), random.Random(1), threading.main_thread().ident or 0
 
     def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        if wanted:
+            wanted.pop()
+            raise KeyboardInterrupt
 
+    def work() -> None:
+        while not over.wait(chance.uniform(0, 0.001)):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    handler = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield wanted
+    over.set()
+    thread.join()
+    signal.signal(signal.SIGUSR1, handler)
+
+
+def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLiteStore, interrupts: list[int]) -> None:
+    """An interrupt in the middle of a commit leaves all of it or nothing, and the next commit works."""
     lease = store.create_run(a_run(), "0")
-    handler, chance = signal.signal(signal.SIGPROF, interrupt), random.Random(1)
-    try:
-        for _ in range(300):
-            step = Transition(AT, a_step(len(store.steps("r"))), "[]")
-            try:
-                signal.setitimer(signal.ITIMER_PROF, chance.uniform(1e-6, 4e-4))
-                store.commit(lease, step)
-                time.sleep(0)
-            except KeyboardInterrupt:
-                pass
-            finally:
-                signal.setitimer(signal.ITIMER_PROF, 0)
-    finally:
-        signal.signal(signal.SIGPROF, handler)
-    assert store.get_run("r").steps == len(store.steps("r")) > 0
+    for _ in range(200):
+        with suppress(KeyboardInterrupt):
+            interrupts.append(1)
+            while interrupts:
+                store.commit(lease, Transition(AT, a_step(len(store.steps("r"))), "[]"))
+        assert store.get_run("r").steps == len(store.steps("r"))
+    store.commit(lease, PAUSED)
+    assert live("say(SQLiteStore(sys.argv[1]).get_run('r').status)", store.path) == "paused"
 
 
 def test_an_error_with_characters_that_no_text_holds_is_stored(store: SQLiteStore) -> None:

@@ -12,8 +12,9 @@ import tempfile
 import threading
 import time
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from store_lives import live
@@ -99,12 +100,10 @@ def test_a_database_of_a_newer_version_is_refused(path: Path) -> None:
 def test_a_damaged_database_is_said_to_be_damaged(path: Path) -> None:
     """A file that was cut short, or written over, raises StoreError that says what to do."""
     whole = path.read_bytes()
+    store = SQLiteStore(path)
     for broken in (whole[: len(whole) // 2], whole[:4096] + b"\xff" * 8192 + whole[12288:]):
         path.write_bytes(broken)
-        store = SQLiteStore(path)
-        assert "it is damaged; restore a copy" in error_of(
-            lambda store=store: [*store.list_runs(), store.state("r", 2)]
-        )
+        assert "it is damaged; restore a copy" in error_of(lambda: [store.list_runs(), store.state("r", 2)])
         store.close()
 
 
@@ -122,8 +121,8 @@ def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
 def test_a_folder_is_no_database(tmp_path: Path) -> None:
     """The path of a folder, or one below a file, raises StoreError that names another way."""
     (tmp_path / "file").touch()
-    for path in (tmp_path, tmp_path / "file" / "runs.db"):
-        assert "LOOMC_DB" in error_of(lambda path=path: SQLiteStore(path).create_run(a_run(), "0"))
+    for store in (SQLiteStore(tmp_path), SQLiteStore(tmp_path / "file" / "runs.db")):
+        assert "LOOMC_DB" in error_of(partial(store.create_run, a_run(), "0"))
 
 
 # --- read-only, for a user whom permissions bind
@@ -270,6 +269,18 @@ def test_reading_does_not_wait_for_a_writer(path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_opening_waits_for_who_is_making_the_database(path: Path, read_only: bool) -> None:
+    """While another process makes the tables, or closes the file, nobody can read: that is waited for, not raised."""
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode = DELETE")
+    store = SQLiteStore(path, read_only=read_only)
+    with locked(path, "EXCLUSIVE") as other:
+        threading.Timer(0.05, other.execute, ["ROLLBACK"]).start()
+        assert store.get_run("r").steps == 3
+    store.close()
+
+
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_loop_waits_for_a_locked_database(path: Path, is_async: bool) -> None:
     """A loop that finds the database locked, at its start or at a commit, waits and loses nothing."""
@@ -285,7 +296,7 @@ def test_a_loop_waits_for_a_locked_database(path: Path, is_async: bool) -> None:
         async def grow_async(state: list[int]) -> list[int]:
             return grow(state)
 
-        options = {"checkpoint": path, "converge_on": lambda history: "long" if len(history) == 3 else None}
+        options: Any = {"checkpoint": path, "converge_on": lambda history: "long" if len(history) == 3 else None}
         release.start()
         if is_async:
             result = asyncio.run(loop(**options)(grow_async)([], run_id="new"))
