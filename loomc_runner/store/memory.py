@@ -93,35 +93,28 @@ class MemoryStore:
             self._runs[run.id] = self._advanced(run, change)
 
     def _advanced(self, run: Run, change: Transition) -> Run:
-        run = dataclasses.replace(
-            run,
-            nano_usd=run.nano_usd + sum(charge.nano_usd for charge in change.charges),
-            tokens=run.tokens + sum(charge.tokens for charge in change.charges),
-            notes=run.notes if change.notes is None else change.notes,
-        )
+        new: dict[str, Any] = {
+            "nano_usd": run.nano_usd + sum(charge.nano_usd for charge in change.charges),
+            "tokens": run.tokens + sum(charge.tokens for charge in change.charges),
+        }
+        if change.notes is not None:
+            new["notes"] = change.notes
         ended = change.status is not RunStatus.RUNNING
-        if change.keep_in_flight and not ended:
-            return run
-        run = dataclasses.replace(
-            run,
-            updated_at=change.at,
-            steps=run.steps + (change.step is not None),
-            worked=run.worked + change.worked,
-            best_step=run.best_step if change.best_step is None else change.best_step,
-            dearest_nano=max(run.dearest_nano, change.dearest_nano),
-        )
+        if ended or not change.keep_in_flight:
+            new |= {
+                "updated_at": change.at,
+                "steps": run.steps + (change.step is not None),
+                "worked": run.worked + change.worked,
+                "best_step": run.best_step if change.best_step is None else change.best_step,
+                "dearest_nano": max(run.dearest_nano, change.dearest_nano),
+            }
         if ended:
-            return dataclasses.replace(
-                run,
-                status=change.status,
-                stop_reason=change.stop_reason,
-                owner=None,
-                result=run.result if change.result is None else change.result,
-                in_flight=run.in_flight if change.keep_in_flight else None,
-            )
-        return dataclasses.replace(
-            run, in_flight=change.in_flight, reserved_nano=change.reserved_nano, in_flight_mark=self._mark
-        )
+            new |= {"status": change.status, "stop_reason": change.stop_reason, "owner": None}
+            new["result"] = run.result if change.result is None else change.result
+        if not change.keep_in_flight:
+            new |= {"in_flight": None if ended else change.in_flight, "in_flight_mark": self._mark}
+            new["reserved_nano"] = change.reserved_nano
+        return dataclasses.replace(run, **new)
 
     def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
         """Charge the step that was cut off, after those of the child runs that were cut off with it."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from driving import Draft, Maker, columns, doing, go, grow, pull, size, timed, until
 
-from loomc_runner import Budget, Escalate, RunStatus, loop, spend
+from loomc_runner import Budget, Escalate, RunStatus, StoreBusy, loop, spend
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
@@ -247,7 +247,7 @@ def test_a_timeout_around_a_loop_pauses_its_run(memory: MemoryStore) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_abandoned_coroutine_pauses_its_run(memory: MemoryStore, streamed: bool) -> None:
-    """A coroutine that is closed in the middle of a step, as when its event loop has gone, gives its run back."""
+    """A coroutine that is closed in a step, as when its event loop has gone, gives its run back, waiting if need be."""
 
     class Pending:
         def __await__(self) -> Any:
@@ -259,7 +259,7 @@ def test_an_abandoned_coroutine_pauses_its_run(memory: MemoryStore, streamed: bo
         return grow(draft)
 
     async def main() -> None:
-        refine = loop(checkpoint=memory)(step)
+        refine = loop(checkpoint=FaultyStore(memory, at=3, act=StoreBusy("busy")))(step)
         steps = refine.stream(Draft(), run_id="r1")
         while streamed:
             await pull(steps)

@@ -251,7 +251,7 @@ def test_writes_to_a_locked_database_are_refused_at_once(path: Path) -> None:
         for write in writes:
             begun = time.monotonic()
             error_of(write, StoreBusy)
-            assert time.monotonic() - begun < 0.2  # 5 ms, were this machine idle
+            assert time.monotonic() - begun < 0.3  # 5 ms, were this machine idle
         other.execute("ROLLBACK")
     for write in writes:
         write()
