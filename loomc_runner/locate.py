@@ -16,6 +16,7 @@ from loomc_runner.decorator import AsyncLoopMethod, LoopMethod
 from loomc_runner.errors import LoopNotFound, RunMismatch
 from loomc_runner.handle import AsyncLoop, Loop
 from loomc_runner.records import Run
+from loomc_runner.running import importing
 
 Handle = Loop[Any] | AsyncLoop[Any]
 
@@ -135,7 +136,8 @@ def _import(name: str, root: Path) -> ModuleType:
 def _guarded(name: str, load: Callable[..., Any], *args: Any) -> Any:
     """Run the code of a module; whatever it raises is told in one line."""
     try:
-        return load(*args)
+        with importing(name):
+            return load(*args)
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise LoopNotFound(

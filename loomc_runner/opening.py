@@ -99,6 +99,7 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     store = store_of(spec)
     run = await look_up(spec, store, run_id)
     check_owner(spec, run)
+    check_parent(run)
     check_status(run, force=force)
     kept = _agreed_budget(spec, store, run, budget)
     notes = ("the code of the loop has changed",) if run.code_hash not in {None, spec.code_hash} else ()
@@ -240,6 +241,16 @@ def check_owner(spec: LoopSpec[Any], run: Run) -> None:
     if not spec.owns(run):
         theirs = run.loop or f"a function of loomc 0.3.0 with the hash {run.spec_hash}"
         raise RunMismatch(f"run {run.id} belongs to {theirs}, not to {spec.name}; resume it with its own loop")
+
+
+def check_parent(run: Run) -> None:
+    """Raise `RunMismatch` for a child run outside its parent, whose budget would not hold there."""
+    scope = current_scope()
+    if run.parent_run_id is not None and (scope is None or scope.lease.run_id != run.parent_run_id):
+        raise RunMismatch(
+            f"run {run.id} is a child of run {run.parent_run_id}, which pays for it; resume that one, "
+            f"or branch off: loomc fork {run.id} --step N"
+        )
 
 
 def check_status(run: Run, *, force: bool) -> None:

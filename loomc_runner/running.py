@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +22,19 @@ Ending = tuple[RunResult[S], BaseException | None]
 """How a run stands, and the error that `fn(state)` raises for it (a limit, a stall), if any."""
 
 
+_importing: ContextVar[str | None] = ContextVar("loomc_runner_importing", default=None)
+
+
+@contextmanager
+def importing(name: str) -> Iterator[None]:
+    """While `loomc resume` imports a module, no run begins or goes on in it: that would be paid for twice."""
+    token = _importing.set(name)
+    try:
+        yield
+    finally:
+        _importing.reset(token)
+
+
 @dataclass(frozen=True, slots=True)
 class Request(Generic[S]):
     """How a run is asked for: begun from a state, or gone on with (`existing`), and what that may change."""
@@ -34,6 +49,8 @@ class Request(Generic[S]):
 
 async def open_run(request: Request[S]) -> Cursor[S] | RunResult[S]:
     """A cursor to drive, or the stored result of a run that is complete."""
+    if name := _importing.get():
+        raise SpecError(f'{name} runs a loop when it is imported; put that under: if __name__ == "__main__"')
     spec, run_id, store = request.spec, request.run_id, opening.store_of(request.spec)
     if run_id is None and not request.existing:
         return await opening.begin(spec, request.state, opening.new_run_id())

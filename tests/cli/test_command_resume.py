@@ -239,6 +239,18 @@ def test_a_file_that_cannot_be_imported_says_why(here, fresh, run_python, code, 
     assert "Traceback" in here(fresh, "resume", "fragile", "--traceback").err
 
 
+def test_a_script_that_runs_its_loop_when_it_is_imported_is_refused(here, fresh, run_python):
+    """Importing it must not begin another run and pay for it."""
+    (fresh / "bare.py").write_text(
+        (fresh / "lab.py").read_text().partition("if __name__")[0] + "leave('fragile')\nfragile.run(Draft())\n"
+    )
+    run_python(fresh, "bare.py", BROKEN="1")
+    before = here(fresh, "runs", "--json").out
+    outcome = here(fresh, "resume", "fragile")
+    assert 'bare.py runs a loop when it is imported; put that under: if __name__ == "__main__"' in outcome.err
+    assert here(fresh, "runs", "--json").out == before
+
+
 @pytest.mark.parametrize("target", ["{file}:summarize", "refinements_loops:summarize"])
 def test_a_run_of_loomc_0_3_0_goes_on_with_the_loop_that_is_named(here, tmp_path, target):
     """It kept no name of its loop: without one the message asks for it, with one the run goes on."""

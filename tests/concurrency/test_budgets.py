@@ -18,6 +18,9 @@ from loomc_runner.records import NANO, Run
 from loomc_runner.store import Store
 from loomc_runner.store.sqlite import SQLiteStore
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+"""pytest-xdist has a thread of its own; the lives that are forked here do not need it."""
+
 PRICE = 0.05
 CHILDREN = 16
 

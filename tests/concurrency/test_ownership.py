@@ -19,6 +19,9 @@ from killing import FORK, KILLED, live
 from loomc_runner import Budget, Done, RunLocked, RunLost, loop, spend
 from loomc_runner.store.sqlite import SQLiteStore
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+"""pytest-xdist has a thread of its own; the lives that are forked here do not need it."""
+
 WORKERS, LOOPS, STEPS = 8, 200, 3
 
 

@@ -23,6 +23,9 @@ from loomc_runner.records import NANO
 from loomc_runner.store import Store
 from loomc_runner.store.sqlite import SQLiteStore
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+"""pytest-xdist has a thread of its own; the lives that are forked here do not need it."""
+
 CENT = NANO // 100
 STEP = 5
 """Cents that each step says it costs at most; none lies."""

@@ -93,6 +93,22 @@ def test_every_question_may_be_torn(make: Maker, option: str) -> None:
     assert go(refine.run(Draft(), run_id="r1")).status in {"budget_exhausted", "completed"}
 
 
+@pytest.mark.parametrize("option", ["scorer", "cost_fn"])
+def test_a_step_that_is_torn_from_its_scorer_is_kept(make: Maker, option: str) -> None:
+    """It had returned, so it is paid for: its state is committed with the reason, and the run goes on from there."""
+
+    def torn(_: Draft) -> float:
+        raise KeyboardInterrupt
+
+    refine = make(torn_at(9, KeyboardInterrupt()), converge_on=until(2), budget=Budget(usd=9))
+    with pytest.raises(KeyboardInterrupt):
+        go(refine.with_options(**{option: torn})(Draft(), run_id="r1"))
+    assert columns(make.store.steps("r1"), "error", "score") == [("KeyboardInterrupt", None)]
+    assert make.store.get_run("r1").stop_reason == "paused: KeyboardInterrupt"
+    assert go(refine.resume("r1")) == Draft(2, ["good"] * 2)
+    assert (make.store.get_run("r1").cost_usd, make.store.attempts("r1")) == (1.0, [])
+
+
 def test_a_stream_may_be_torn(make: Maker) -> None:
     """The exception comes out of the stream, which is over then; the run is paused."""
     refine = make(torn_at(1, KeyboardInterrupt()), converge_on=until(2))

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from driving import Draft, Maker, columns, go, grow, make_async, until
 
-from loomc_runner import Budget, BudgetExhausted, Done, LastGood, loop, spend
+from loomc_runner import Budget, BudgetExhausted, Done, LastGood, StoreError, loop, spend
 from loomc_runner.context import current_scope
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.testing import FaultyStore
 
 CENT, DOLLAR = 10_000_000, 1_000_000_000
 
@@ -311,6 +312,36 @@ def test_a_failed_child_fails_its_parent(make: Maker) -> None:
     assert (
         columns(make.store.list_runs(), "status", "stop_reason") == [("failed", "failed: ZeroDivisionError: inner")] * 2
     )
+
+
+def test_a_child_that_could_not_begin_holds_nothing(make: Maker) -> None:
+    """What was reserved for it is free again, so that the next try fits."""
+    child = loop(name="child", checkpoint=make.store, budget=Budget(step_usd=2), converge_on=until(1))(pay)
+
+    def step(draft: Draft) -> Draft:
+        with pytest.raises(StoreError):
+            child(draft)
+        return child(draft)
+
+    faulty = FaultyStore(make.store, verb="create_run", at=2)
+    result = go(make(step, checkpoint=faulty, budget=Budget(usd=3), converge_on=until(1)).run(Draft()))
+    assert (result.status, result.cost_usd) == ("completed", 1.0)
+
+
+def test_a_child_that_could_not_go_on_holds_nothing(make: Maker) -> None:
+    """The same for one that is resumed inside a step."""
+    child = loop(name="child", checkpoint=make.store, budget=Budget(step_usd=2), converge_on=until(2))(pay)
+    with child.stream(Draft(), run_id="c1") as steps:
+        next(steps)
+
+    def step(draft: Draft) -> Draft:
+        with pytest.raises(StoreError):
+            child.resume("c1")
+        return child.resume("c1")
+
+    faulty = FaultyStore(make.store, verb="commit", at=1)
+    result = go(make(step, checkpoint=faulty, budget=Budget(usd=3), converge_on=until(1)).run(Draft()))
+    assert (result.status, result.state) == ("completed", Draft(2))
 
 
 # --- streams

@@ -229,7 +229,7 @@ LIMITS = {
     "usd": (Budget(usd=1), Budget(usd=2), "usd 2.00 of 2.00"),
     "tokens": (Budget(tokens=14), Budget(tokens=28), "tokens 28 of 28"),
     "iterations": (Budget(iterations=2), Budget(iterations=4), "iterations 4 of 4"),
-    "wall_clock": (Budget(wall_clock="2s"), Budget(wall_clock="4s"), "wall_clock 4.0 of 4.0"),
+    "wall_clock": (Budget(wall_clock="2s"), Budget(wall_clock="4s"), "wall_clock 4 of 4"),
 }
 
 

@@ -119,7 +119,7 @@ def test_a_charge_looks_at_the_clock(make: Maker) -> None:
         return grow(draft)
 
     result = go(timed(make(step, budget=Budget(usd=9, wall_clock="10s")), clock).run(Draft()))
-    assert (result.steps, result.cost_usd, result.stop_reason) == (2, 1.5, "budget: wall_clock 12.0 of 10.0")
+    assert (result.steps, result.cost_usd, result.stop_reason) == (2, 1.5, "budget: wall_clock 12 of 10")
 
 
 # --- what was returned is kept
@@ -130,7 +130,7 @@ def test_a_result_that_was_returned_wins(make: Maker) -> None:
     clock = FakeClock()
     step = doing(lambda: clock.advance(60))
     result = go(timed(make(step, budget=Budget(wall_clock="10s")), clock).run(Draft(), run_id="r1"))
-    assert (result.state, result.steps, result.stop_reason) == (Draft(1), 1, "budget: wall_clock 60.0 of 10.0")
+    assert (result.state, result.steps, result.stop_reason) == (Draft(1), 1, "budget: wall_clock 60 of 10")
     assert make.store.attempts("r1") == []
 
 
@@ -170,7 +170,7 @@ def test_working_time_adds_up_over_resumes(make: Maker) -> None:
         go(refine(Draft(), run_id="r1"))
     clock.advance(1000)
     result = go(timed(make(doing(lambda: clock.advance(4))), clock).run(Draft(), run_id="r1"))
-    assert (result.steps, result.elapsed, result.stop_reason) == (2, 12.0, "budget: wall_clock 12.0 of 10.0")
+    assert (result.steps, result.elapsed, result.stop_reason) == (2, 12.0, "budget: wall_clock 12 of 10")
 
 
 @main_thread_only
