@@ -35,16 +35,17 @@ async def conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tupl
     cursor.history.append(step, outcome.text)
     if outcome.text is None and outcome.error is not None:
         return await _absorb(cursor, step, outcome.error)
-    if outcome.torn is not None:
-        return step, Verdict(RunStatus.PAUSED, f"paused: {in_words(outcome.torn)}", error=outcome.torn)
     if failure is None:
         try:
             return step, await _decide(cursor, scope, outcome, step)
-        except Exception as error:  # noqa: BLE001 - a judge that fails must not lose the step it judged
+        except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
             if limit := limit_in(error, cursor.ledger):
                 return step, exhausted(cursor.lease.run_id, limit)
             failure = error
+            outcome.torn = None if isinstance(error, Exception) else error
             step = dataclasses.replace(step, error=in_words(error))
+    if outcome.torn is not None:
+        return step, Verdict(RunStatus.PAUSED, f"paused: {in_words(outcome.torn)}", error=outcome.torn)
     return step, Verdict(RunStatus.FAILED, f"failed: {in_words(failure)}", "stop", error=failure)
 
 

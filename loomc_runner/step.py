@@ -96,9 +96,12 @@ async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: An
 
 async def _iterate(spec: LoopSpec[S], scope: Scope, state: S, limit: float | None) -> Any:
     with entered(scope):
-        if spec.is_async:
-            return await deadline.call_async(spec.fn, state, deadline=limit)
-        return deadline.call(spec.fn, state, deadline=limit)
+        try:
+            if spec.is_async:
+                return await deadline.call_async(spec.fn, state, deadline=limit)
+            return deadline.call(spec.fn, state, deadline=limit)
+        except StopAsyncIteration as error:  # it would end a stream as if all were well; StopIteration is like that
+            raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
 
 
 def _next_state(spec: LoopSpec[S], value: Any, giver: str) -> Any:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from loomc_runner.errors import RunLocked
 
+# flock itself, and not the library filelock: in its versions before 4 a forked child that collects the lock object
+# unlocks it for the parent too (seen with 3.16 and 3.20).
+
 FOLDER = "owners"
 
 _guard = threading.Lock()

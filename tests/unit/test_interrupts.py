@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from driving import Draft, Maker, columns, doing, go, grow, pull, size, timed, until
 
-from loomc_runner import Budget, Escalate, RunStatus, StoreBusy, loop, spend
+from loomc_runner import Budget, Escalate, RunStatus, StoreBusy, judge, loop, spend
 from loomc_runner.sigterm import orderly_termination
+from loomc_runner.state import Codec
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
 from loomc_runner.testing import FakeClock, FaultyStore
@@ -392,3 +393,19 @@ def test_a_loop_in_a_thread_does_not_touch_signals(make: Maker) -> None:
     thread.start()
     thread.join()
     assert seen == [signal.SIG_DFL]
+
+
+@pytest.mark.parametrize("place", ["scorer", "judge"])
+def test_a_step_torn_from_what_looks_at_it_is_kept(place: str, memory: MemoryStore) -> None:
+    """Ctrl-C in a scorer or a judge comes after the step was paid for: its state is committed, and the run paused."""
+
+    def torn(_: Draft) -> float:
+        raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"scorer": torn} if place == "scorer" else {"converge_on": judge(torn)}
+    refine = loop(checkpoint=memory, **options)(grow)
+    with pytest.raises(KeyboardInterrupt):
+        refine(Draft(), run_id="r1")
+    run = memory.get_run("r1")
+    assert (run.status, run.steps, run.in_flight) == (RunStatus.PAUSED, 1, None)
+    assert memory.state("r1", 0) == Codec[Draft](Draft).encode(grow(Draft()))

@@ -237,6 +237,19 @@ def test_the_steps_own_error_comes_out(make: Maker) -> None:
     assert (len(seen), go(steps), steps.result.status) == (1, [], "failed")
 
 
+@pytest.mark.parametrize("error", [StopIteration, StopAsyncIteration])
+def test_an_error_that_ends_iterators_does_not_end_the_stream(make: Maker, error: type[Exception]) -> None:
+    """A step that takes one too many from an iterator of its own has failed, and the consumer is told."""
+
+    def step(draft: Draft) -> Draft:
+        raise error
+
+    with pytest.raises(RuntimeError, match=error.__name__) as caught:
+        go(make(step).stream(Draft(), run_id="r1"))
+    assert isinstance(caught.value.__cause__, error)
+    assert make.store.get_run("r1").status == "failed"
+
+
 def test_a_bad_beginning_is_an_error_of_the_first_step(make: Maker) -> None:
     """What cannot begin raises when it should, and leaves nothing behind."""
     with pytest.raises(TypeError, match="Draft"):
