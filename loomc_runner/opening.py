@@ -244,12 +244,18 @@ def check_owner(spec: LoopSpec[Any], run: Run) -> None:
 
 
 def check_parent(run: Run) -> None:
-    """Raise `RunMismatch` for a child run outside its parent, whose budget would not hold there."""
+    """Raise `RunMismatch` unless the run goes on where it began: a parent's budget holds for its own children."""
     scope = current_scope()
-    if run.parent_run_id is not None and (scope is None or scope.lease.run_id != run.parent_run_id):
+    here = None if scope is None else scope.lease.run_id
+    if run.parent_run_id not in {None, here}:
         raise RunMismatch(
             f"run {run.id} is a child of run {run.parent_run_id}, which pays for it; resume that one, "
             f"or branch off: loomc fork {run.id} --step N"
+        )
+    if here is not None and run.parent_run_id is None and run.status is not RunStatus.RUNNING:  # that one is locked
+        raise RunMismatch(
+            f"run {run.id} began outside of run {here}, which could not account for it; "
+            "resume it outside of a step, or begin another run here"
         )
 
 

@@ -132,6 +132,8 @@ class MemoryStore:
             self._mark += 1
             self._charges[run.id].append((self._mark, charge))
             self._runs[run.id] = dataclasses.replace(run, nano_usd=run.nano_usd + nano)
+        known = self._runs[run.id]
+        self._runs[run.id] = dataclasses.replace(known, dearest_nano=max(known.dearest_nano, nano))
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         self._add_attempt(run.id, Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0))
 

@@ -63,6 +63,7 @@ FAMILY = (
     "SELECT r.id FROM runs r JOIN family ON r.parent_run_id = family.id) "
 )
 CHILDREN_IN_FLIGHT = "SELECT id FROM runs WHERE parent_run_id = ? AND in_flight IS NOT NULL"
+DEAREST = "UPDATE runs SET dearest_nano = max(dearest_nano, ?) WHERE id = ?"
 LAND = "UPDATE runs SET in_flight = NULL, reserved_nano = 0 WHERE id = ?"
 SUBTREE = FAMILY + "SELECT coalesce(sum(nano_usd), 0), coalesce(sum(tokens), 0) FROM runs WHERE id IN family"
 SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges WHERE id > ? AND run_id IN family"

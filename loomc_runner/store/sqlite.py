@@ -127,6 +127,7 @@ class SQLiteStore(SQLiteFile):
             charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
             sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run.id, charge))
             db.execute(sql.SPEND, (nano, 0, run.id, run.epoch))
+        db.execute(sql.DEAREST, (nano, run.id))
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         attempt = Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0)
         sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run.id, attempt))

@@ -331,15 +331,15 @@ def test_a_child_that_could_not_begin_holds_nothing(make: Maker) -> None:
 def test_a_child_that_could_not_go_on_holds_nothing(make: Maker) -> None:
     """The same for one that is resumed inside a step."""
     child = loop(name="child", checkpoint=make.store, budget=Budget(step_usd=2), converge_on=until(2))(pay)
-    with child.stream(Draft(), run_id="c1") as steps:
-        next(steps)
 
     def step(draft: Draft) -> Draft:
+        with child.stream(draft, run_id="c1") as steps:
+            next(steps)
         with pytest.raises(StoreError):
             child.resume("c1")
         return child.resume("c1")
 
-    faulty = FaultyStore(make.store, verb="commit", at=1)
+    faulty = FaultyStore(make.store, verb="commit", at=4)  # after spend, step and pause: the start of the resumed step
     result = go(make(step, checkpoint=faulty, budget=Budget(usd=3), converge_on=until(1)).run(Draft()))
     assert (result.status, result.state) == ("completed", Draft(2))
 
