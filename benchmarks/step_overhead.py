@@ -19,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -35,7 +37,7 @@ class State(BaseModel):
     notes: list[str] = []
 
 
-def bare(path: Path, steps: int) -> Iterator[None]:
+def bare(path: Path, steps: int) -> array[float]:
     """What any durable loop has to do: one insert, one update, one commit a step."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode = WAL")
@@ -46,98 +48,71 @@ def bare(path: Path, steps: int) -> Iterator[None]:
         "PRIMARY KEY (run_id, step_n))"
     )
     db.execute("INSERT INTO runs VALUES ('a1b2c3d4e5f6', 'running', 0, '')")
+    ticks = array("d")
     for n in range(steps):
+        ticks.append(time.perf_counter())
         state = json.dumps({"text": TEXT, "n": n, "notes": []})
         db.execute("BEGIN IMMEDIATE")
         row = ("a1b2c3d4e5f6", n, state, 0.0, None, "2026-01-01T00:00:00.000000+00:00")
         db.execute("INSERT INTO steps VALUES (?, ?, ?, ?, ?, ?)", row)
         db.execute("UPDATE runs SET steps = ?, updated_at = ? WHERE id = ?", (n + 1, row[-1], row[0]))
         db.execute("COMMIT")
-        yield
     db.close()
+    return ticks
 
 
-def durable(path: Path, steps: int, **options: object) -> Iterator[None]:
-    """The same with a loop."""
-    from loomc_runner import Budget, loop
-
-    @loop(**{"checkpoint": str(path), "budget": Budget(iterations=steps), **options})  # type: ignore[call-overload]
-    def count(state: State) -> State:
-        return State(n=state.n + 1)
-
-    for _ in count.stream(State()):
-        yield
-
-
-def costed(path: Path, steps: int) -> Iterator[None]:
-    """With a cost function, so that each step also writes a charge."""
-    return durable(path, steps, cost_fn=lambda _: 0.001)
-
-
-def spending(path: Path, steps: int) -> Iterator[None]:
-    """With one `spend` in each step: durable at once, so one more commit."""
+def durable(path: Path | str, steps: int, *, usd: float | None = None, **options: Any) -> array[float]:
+    """The same with a loop, which notes the time at the start of each step; with `usd` it spends that in each."""
     from loomc_runner import Budget, loop, spend
 
-    @loop(checkpoint=str(path), budget=Budget(iterations=steps))
+    ticks = array("d")
+
+    @loop(checkpoint=str(path), budget=Budget(iterations=steps), **options)
     def count(state: State) -> State:
-        spend(usd=0.001)
+        ticks.append(time.perf_counter())
+        if usd is not None:
+            spend(usd=usd)
         return State(n=state.n + 1)
 
-    for _ in count.stream(State()):
-        yield
+    count.run(State())
+    return ticks
 
 
-def in_memory(path: Path, steps: int) -> Iterator[None]:
-    """The loop without a file."""
-    del path
-    return durable(Path("memory"), steps, checkpoint="memory")
-
-
-def asynchronous(path: Path, steps: int) -> Iterator[None]:
-    """The same with an `async def` loop, timed as a whole."""
+def asynchronous(path: Path, steps: int) -> array[float]:
+    """The same with an `async def` loop."""
     from loomc_runner import Budget, loop
+
+    ticks = array("d")
 
     @loop(checkpoint=str(path), budget=Budget(iterations=steps))
     async def count(state: State) -> State:
+        ticks.append(time.perf_counter())
         return State(n=state.n + 1)
 
-    marks: list[None] = []
-
-    async def read() -> None:
-        async for _ in count.stream(State()):
-            marks.append(None)
-            ticks.append(time.perf_counter())
-
-    ticks: list[float] = []
-    asyncio.run(read())
-    TICKS.extend(ticks)
-    yield from marks
+    asyncio.run(count.run(State()))
+    return ticks
 
 
-TICKS: list[float] = []
-CASES: dict[str, Callable[[Path, int], Iterator[None]]] = {
+CASES: dict[str, Callable[[Path, int], array[float]]] = {
     "bare": bare,
     "sync": durable,
     "async": asynchronous,
-    "cost_fn": costed,
-    "spend": spending,
-    "memory": in_memory,
+    "cost_fn": lambda path, steps: durable(path, steps, cost_fn=lambda _: 0.001),
+    "spend": lambda path, steps: durable(path, steps, usd=0.001),
+    "memory": lambda _, steps: durable("memory", steps),
 }
 
 
 def measure(case: str, steps: int) -> dict[str, float]:
     """Run one case in this process: microseconds per step in all, in the first and the last tenth; peak memory."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        begun = time.perf_counter()
-        ticks = [time.perf_counter() for _ in CASES[case](Path(folder) / "runs.db", steps)]
-        ticks = TICKS or ticks
+        ticks = CASES[case](Path(folder) / "runs.db", steps)
         size = (Path(folder) / "runs.db").stat().st_size if case != "memory" else 0
     tenth = max(steps // 10, 1)
     return {
         "us": (ticks[-1] - ticks[0]) / max(len(ticks) - 1, 1) * 1e6,
         "first": (ticks[tenth] - ticks[0]) / tenth * 1e6,
         "last": (ticks[-1] - ticks[-1 - tenth]) / tenth * 1e6,
-        "opening_ms": (ticks[0] - begun) * 1e3,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "db_mb": size / 1e6,
     }
