@@ -143,7 +143,7 @@ async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> Non
     cursor.verdict = Verdict(RunStatus.PAUSED, f"paused: {in_words(error)}", error=error)
     sleep = block if isinstance(error, GeneratorExit) else cursor.sleep
     try:
-        run = cursor.store.get_run(cursor.lease.run_id)
+        run = await patiently(sleep, cursor.store.get_run, cursor.lease.run_id)
         if run.status is RunStatus.RUNNING:
             change = _torn(cursor, scope, run.steps)
             await patiently(sleep, cursor.store.commit, cursor.lease, change)

@@ -6,7 +6,7 @@ import json
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 Database = Annotated[
-    Optional[str],  # noqa: UP045 - typer reads it at run time
+    str | None,
     typer.Option("--db", help="The database; else LOOMC_DB, else .loomc/checkpoints.db.", show_default=False),
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its unique beginning.", show_default=False)]
@@ -67,15 +67,15 @@ def _main(
 @app.command()
 def runs(
     status: Annotated[
-        Optional[RunStatus],  # noqa: UP045
+        RunStatus | None,
         typer.Option(help="Only runs with this status.", show_default=False),
     ] = None,
     loop: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Only runs whose loop's name contains this.", show_default=False),
     ] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0),
     ] = None,
     offset: Annotated[int, typer.Option(help="Leave out so many of the newest.", min=0)] = 0,
@@ -125,14 +125,14 @@ def show(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
 def resume(
     run: RunId,
     target: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="LOOP", help="module:loop or file.py:loop, where the run cannot name it."),
     ] = None,
-    usd: Annotated[Optional[float], typer.Option(help="New total of dollars.")] = None,  # noqa: UP045
-    iterations: Annotated[Optional[int], typer.Option(help="New total of steps.")] = None,  # noqa: UP045
-    tokens: Annotated[Optional[int], typer.Option(help="New total of tokens.")] = None,  # noqa: UP045
+    usd: Annotated[float | None, typer.Option(help="New total of dollars.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="New total of steps.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="New total of tokens.")] = None,
     wall_clock: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="New total of working time, such as 30m."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Go on also with a stalled or cancelled run.")] = False,
@@ -157,7 +157,7 @@ def fork(
     run: RunId,
     step: Annotated[int, typer.Option(help="The step whose state the new run begins with; -1: the initial state.")],
     update: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help='Fields of the state to change, as JSON: \'{"text": "..."}\'.'),
     ] = None,
     as_json: AsJson = False,
@@ -184,7 +184,7 @@ def export(
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="One row a step.")] = False,
     output: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("-o", "--output", help="A file instead of the terminal.", show_default=False),
     ] = None,
     db: Database = None,
