@@ -131,6 +131,9 @@ class Ledger:
         self.spent = self.claimed = self.tokens = self.steps = self.dearest = 0
         self.worked = 0.0
         self.started: float | None = None
+        self.rested_until = 0.0
+        self.recalled: set[str] = set()
+        """The circuit breakers that were looked up for this run."""
 
     def restore(self, *, spent: int, tokens: int, steps: int, dearest: int, worked: float) -> None:
         """Take over what the run had used before it was resumed, up to the parent's account too."""
@@ -157,6 +160,19 @@ class Ledger:
     def stop_clock(self) -> None:
         """Working time stands still: the run waits or has ended."""
         self.worked, self.started = self.elapsed, None
+
+    def rest(self, begun: float) -> None:
+        """Take back the working time since an instant, here and in every enclosing run: it was spent waiting.
+
+        Of waits that overlap, the common part counts once.
+        """
+        now = self.clock.monotonic()
+        with self.lock:
+            for ledger in self.lineage:
+                if ledger.started is not None:
+                    since = max(begun, ledger.started, ledger.rested_until)
+                    ledger.started += max(now - since, 0.0)
+                    ledger.rested_until = now
 
     @property
     def seconds_left(self) -> float | None:

@@ -3,21 +3,57 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
-from loomc_runner.budget import OpenStep, to_nano
+from loomc_runner import deadline
+from loomc_runner.budget import Ledger, OpenStep, to_nano
 from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
-from loomc_runner.records import Charge, Lease, Transition
+from loomc_runner.journal import Journal
+from loomc_runner.records import Charge, Lease, RunStatus, Transition
 from loomc_runner.store import Store, block, finish, in_event_loop, patiently
+
+SLICE = 0.25
+"""Seconds of a wait after which deadlines are moved on."""
+
+
+class Leaving(BaseException):
+    """Unwinds a step that cannot go on now: it waits for an answer, or somebody asked its run to stop.
+
+    Private to the library, and a BaseException so that `except Exception` in user code does not swallow it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Why a step was left: the status its run gets, the reason, and the question it waits for."""
+
+    status: RunStatus
+    reason: str
+    prompt: str | None = None
+
+
+@dataclass(slots=True)
+class Meter:
+    """What is spent while a durable call of a run runs; `seq` is the number of that call."""
+
+    run_id: str
+    seq: int
+    once: bool = False
+    nano_usd: int = 0
 
 
 @dataclass(slots=True)
 class Scope:
-    """The step that is running: where its charges go.
+    """One try of a step: where its charges go, and what is known of its inside.
 
-    `pending` are charges that are not stored yet; the step's commit takes them along.
+    `pending` are charges that are not stored yet; the next commit takes them along. `left` says that the step cannot
+    go on now: whatever its function returns or swallows, it is not committed.
     """
 
     store: Store
@@ -25,17 +61,47 @@ class Scope:
     account: OpenStep
     step_n: int
     clock: Clock
+    journal: Journal | None = None
+    left: Leave | None = None
     pending: list[Charge] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def record(self) -> Journal:
+        """What is on record of the inside of the step; begun when first needed."""
+        with self.lock:
+            if self.journal is None:
+                self.journal = Journal(self.store, self.lease.run_id, self.step_n, tried=False)
+            return self.journal
+
+    def charge(self, charge: Charge) -> None:
+        """Count a charge, here and for the calls it is made in."""
+        self.account.charge(charge.nano_usd, charge.tokens)
+        for meter in _meters.get():
+            with self.lock:
+                meter.nano_usd += charge.nano_usd
 
     def charge_later(self, charge: Charge) -> None:
-        """Count a charge now and store it with the step's commit."""
+        """Count a charge now and store it with the next commit."""
         with self.lock:
             self.pending.append(charge)
-        self.account.charge(charge.nano_usd, charge.tokens)
+        self.charge(charge)
+
+    def leave(self, leave: Leave) -> Leaving:
+        """Note that the step cannot go on, and give what unwinds it; to be stopped counts for more than to wait."""
+        with self.lock:
+            if self.left is None or self.left.status is RunStatus.WAITING:
+                self.left = self.left if self.left and leave.status is RunStatus.WAITING else leave
+        return Leaving(leave.reason)
 
 
 _scope: ContextVar[Scope | None] = ContextVar("loomc_runner_step", default=None)
+
+
+halting: ContextVar[threading.Event | None] = ContextVar("loomc_runner_halting", default=None)
+"""Set around runs side by side; once the event is set, each of them stops after its step."""
+
+_meters: ContextVar[tuple[Meter, ...]] = ContextVar("loomc_runner_meters", default=())
 
 
 def current_scope() -> Scope | None:
@@ -58,6 +124,70 @@ class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since ev
         _scope.reset(self._token)
 
 
+@contextmanager
+def metered(run_id: str, seq: int, *, once: bool) -> Iterator[Meter]:
+    """Measure what is spent inside."""
+    meter = Meter(run_id, seq, once)
+    token = _meters.set((*_meters.get(), meter))
+    try:
+        yield meter
+    finally:
+        _meters.reset(token)
+
+
+def enclosing_call(run_id: str) -> Meter | None:
+    """The durable call of this run that this code runs in, or None."""
+    meters = _meters.get()
+    return meters[-1] if meters and meters[-1].run_id == run_id else None
+
+
+def write(scope: Scope, **changes: Any) -> None:
+    """Store at once what happens inside a step; a database that is locked is waited for."""
+    with _pending(scope) as charges:
+        change = Transition(scope.clock.now(), charges=charges, keep_in_flight=True, **changes)
+        finish(patiently(block, scope.store.commit, scope.lease, change))
+
+
+async def write_async(scope: Scope, **changes: Any) -> None:
+    """The same for async code; once begun it is done, also when the task is cancelled meanwhile."""
+    import asyncio
+
+    with _pending(scope) as charges:
+        change = Transition(scope.clock.now(), charges=charges, keep_in_flight=True, **changes)
+        try:
+            await patiently(asyncio.sleep, scope.store.commit, scope.lease, change)
+        except asyncio.CancelledError:
+            finish(patiently(block, scope.store.commit, scope.lease, change))
+            raise
+
+
+@contextmanager
+def _pending(scope: Scope) -> Iterator[tuple[Charge, ...]]:
+    """The charges that are not stored yet, to be stored with something else."""
+    with scope.lock:
+        charges, scope.pending[:] = tuple(scope.pending), ()
+    try:
+        yield charges
+    except StoreError:
+        with scope.lock:
+            scope.pending[:0] = charges
+        raise
+
+
+def step_here(what: str) -> Scope:
+    """The step this code runs in.
+
+    Raises:
+        NotInStep: When there is none.
+    """
+    if (scope := current_scope()) is None:
+        raise NotInStep(
+            f"{what} was called where no step is running; in a thread of your own, "
+            "start it with contextvars.copy_context().run(fn, ...)"
+        )
+    return scope
+
+
 def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> None:
     """Record money or tokens that the running step has spent, at once and durably.
 
@@ -78,11 +208,7 @@ def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> Non
     nano = to_nano(usd)
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
         raise CostError(f"tokens must be a whole number, zero or more, not {tokens!r}")
-    if (scope := current_scope()) is None:
-        raise NotInStep(
-            f"spend(usd={usd!r}) was called where no step is running; in a thread of your own, "
-            "start it with contextvars.copy_context().run(fn, ...)"
-        )
+    scope = step_here(f"spend(usd={usd!r})")
     charge = Charge(scope.step_n, nano, tokens, label, scope.clock.now())
     _store(scope, charge)
     scope.account.ledger.check_limits()
@@ -101,4 +227,17 @@ def _store(scope: Scope, charge: Charge) -> None:
         scope.charge_later(charge)
         raise
     else:
-        scope.account.charge(charge.nano_usd, charge.tokens)
+        scope.charge(charge)
+
+
+async def rest(ledger: Ledger, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Wait, for a quota or for another try; that is not working time, and moves deadlines on."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        part = min(left, SLICE)
+        deadline.postpone(part)
+        begun = ledger.clock.monotonic()
+        try:
+            await sleep(part)
+        finally:
+            ledger.rest(begun)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from loomc_runner.budget import Ledger, OpenStep
 from loomc_runner.history import History
+from loomc_runner.journal import Journal
 from loomc_runner.records import Lease, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec
@@ -18,13 +20,17 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What follows from a step: `status` and `reason` of the run, and `next_n`, the step to go on from."""
+    """What follows from a step: `status` and `reason` of the run, and `next_n`, the step to go on from.
+
+    With a `delay` the step is tried again after so many seconds.
+    """
 
     status: RunStatus = RunStatus.RUNNING
     reason: str | None = None
     decision: str | None = None
     next_n: int | None = None
     error: BaseException | None = None
+    delay: float | None = None
 
 
 @dataclass(slots=True)
@@ -33,6 +39,9 @@ class Cursor(Generic[S]):
 
     `account` is the open account of the next step, None when none may start. `parent_n` is the step that `state`
     belongs to. `verdict` is how the run ended, None while it goes on. `unstored` is the commit that is under way.
+    `journal` is what is on record of the next step, when that was tried before; `tried` how often it failed here,
+    `delay` after how many seconds it is tried again.
+    `halt` is set by whoever runs several loops side by side when one of them failed.
     """
 
     spec: LoopSpec[S]
@@ -51,6 +60,10 @@ class Cursor(Generic[S]):
     turned: float = 0.0
     record: StepRecord[S] | None = None
     unstored: Transition | None = None
+    journal: Journal | None = None
+    tried: int = 0
+    delay: float | None = None
+    halt: threading.Event | None = None
 
     @property
     def stopped(self) -> bool:

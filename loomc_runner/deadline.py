@@ -119,6 +119,13 @@ async def _cancel_at(deadline: float, fn: Callable[..., Awaitable[R]], args: tup
         _awaited.reset(token)
 
 
+def postpone(seconds: float) -> None:
+    """Move on all deadlines of the code that runs here: it is about to wait, and that does not count."""
+    watch = _alarm.watch if threading.get_ident() == threading.main_thread().ident else None
+    for limit in (*_awaited.get(), *(watch.limits if watch else ())):
+        limit.postpone(seconds)
+
+
 @cache
 def _handler_can_be_set() -> bool:
     """Try it: only the main interpreter may, and a handler that C code had installed could not be put back."""
@@ -147,6 +154,13 @@ class _Limit:
     """A deadline, and when it next wants to interrupt: moved on each time it has."""
 
     due: float
+    rests_until: float = 0.0
+
+    def postpone(self, seconds: float) -> None:
+        """Move it on; of waits that overlap, the common part counts once."""
+        now = time.monotonic()
+        begin, self.rests_until = max(now, self.rests_until), max(self.rests_until, now + seconds)
+        self.due += self.rests_until - begin
 
 
 @dataclass(slots=True)

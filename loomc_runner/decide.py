@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from loomc_runner.backtrack import Strategy
-from loomc_runner.context import Scope
+from loomc_runner.context import Leave, Scope
 from loomc_runner.converge import first_reason
 from loomc_runner.cursor import Cursor, Verdict
-from loomc_runner.errors import BudgetExhausted, SpecError, StallError
+from loomc_runner.errors import (
+    BudgetExhausted,
+    LoomcError,
+    RunStopped,
+    SpecError,
+    StallError,
+    WaitingForAnswer,
+    in_words,
+)
 from loomc_runner.history import History
 from loomc_runner.records import INITIAL, RunStatus, StepRecord
 from loomc_runner.scores import gain
-from loomc_runner.step import Outcome, limit_in
+from loomc_runner.step import Outcome, is_leaving, limit_in
 from loomc_runner.store import finish
 
 S = TypeVar("S")
@@ -26,15 +34,37 @@ def exhausted(run_id: str, error: BudgetExhausted) -> Verdict:
     return Verdict(RunStatus.BUDGET_EXHAUSTED, f"budget{where}: {error.reason}", "stop", error=error)
 
 
+def left(run_id: str, leave: Leave) -> Verdict:
+    """The verdict for a step that was left: the run waits for an answer, or was asked to stop."""
+    waits = leave.status is RunStatus.WAITING and leave.prompt is not None
+    error: LoomcError = (
+        WaitingForAnswer(run_id, leave.prompt or "") if waits else RunStopped(f"run {run_id} {leave.reason}")
+    )
+    return Verdict(leave.status, leave.reason, error=error)
+
+
 async def conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
-    """The record of the step, if it leaves one, and what follows from it."""
-    if outcome.text is None and outcome.exhausted is not None:
-        return None, exhausted(cursor.lease.run_id, outcome.exhausted)
+    """The record of the step, if it leaves one, and what follows from it; a step that was left leaves none."""
+    if scope.left is None:
+        step, verdict = await _conclude(cursor, scope, outcome)
+        if scope.left is None:
+            return step, verdict
+        if step is not None:
+            cursor.history.drop_newest()
+    torn = outcome.torn
+    outcome.text = outcome.result = None
+    if torn is not None and not is_leaving(torn, scope):
+        return None, Verdict(RunStatus.PAUSED, f"paused: {in_words(torn)}", error=torn)
+    outcome.torn = None
+    return None, left(cursor.lease.run_id, scope.left)
+
+
+async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
+    if outcome.text is None:
+        return await _without_state(cursor, scope, outcome)
     failure = outcome.error or outcome.flaw or outcome.torn
     step = _record(cursor, scope, outcome, failure)
     cursor.history.append(step, outcome.text)
-    if outcome.text is None and outcome.error is not None:
-        return await _absorb(cursor, step, outcome.error)
     if failure is None:
         try:
             return step, await _decide(cursor, scope, outcome, step)
@@ -49,8 +79,27 @@ async def conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tupl
     return step, Verdict(RunStatus.FAILED, f"failed: {in_words(failure)}", "stop", error=failure)
 
 
-async def _absorb(cursor: Cursor[S], step: StepRecord[S], error: Exception) -> tuple[StepRecord[S] | None, Verdict]:
-    """A step that failed is committed if a strategy says where to go on, else the run has failed."""
+def _delay(cursor: Cursor[S], outcome: Outcome[S]) -> float | None:
+    """Seconds after which a step that failed is tried again, or None."""
+    if outcome.error is None or cursor.spec.retry is None:
+        return None
+    try:
+        return cursor.spec.retry.delay(outcome.error, cursor.tried + 1)
+    except Exception as second:  # noqa: BLE001 - a predicate that fails retries nothing
+        second.__context__ = second.__context__ or outcome.error
+        outcome.error = second
+        return None
+
+
+async def _without_state(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
+    """A step that failed is tried again, or committed if a strategy says where to go on, else the run has failed."""
+    if outcome.exhausted is not None:
+        return None, exhausted(cursor.lease.run_id, outcome.exhausted)
+    if (delay := _delay(cursor, outcome)) is not None:
+        return None, Verdict(delay=delay)
+    error = cast("BaseException", outcome.error or outcome.torn)
+    step = _record(cursor, scope, outcome, error)
+    cursor.history.append(step, None)
     try:
         target = chosen(cursor.spec.strategies, cursor.history)
     except Exception as second:  # noqa: BLE001 - a strategy that fails absorbs nothing
@@ -131,12 +180,3 @@ def escalation(cursor: Cursor[S]) -> Callable[[S], Any] | None:
         return None
     handler = stall.handler
     return lambda state: handler(state, history)
-
-
-def in_words(error: BaseException) -> str:
-    """An error as one line of a record."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a broken error is still the error of the step
-        text = "its message cannot be shown"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

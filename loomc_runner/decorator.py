@@ -13,6 +13,7 @@ from loomc_runner.budget import Budget
 from loomc_runner.converge import Detector, Escalate
 from loomc_runner.handle import AsyncLoop, Loop, look_like
 from loomc_runner.records import Done
+from loomc_runner.retry import Retry
 from loomc_runner.spec import LoopSpec, make_spec
 from loomc_runner.store import Store
 
@@ -88,6 +89,8 @@ def loop(
     on_stall: Escalate | None = None,
     scorer: Callable[[Any], Any] | None = None,
     cost_fn: Callable[[Any], Any] | None = None,
+    retry: Retry | None = None,
+    migrate: Callable[[Any], Any] | None = None,
     name: str | None = None,
     tags: Sequence[str] = (),
 ) -> Decorator: ...
@@ -102,6 +105,8 @@ def loop(
     on_stall: Escalate | None = None,
     scorer: Callable[[Any], Any] | None = None,
     cost_fn: Callable[[Any], Any] | None = None,
+    retry: Retry | None = None,
+    migrate: Callable[[Any], Any] | None = None,
     name: str | None = None,
     tags: Sequence[str] = (),
 ) -> Any:
@@ -117,6 +122,9 @@ def loop(
         on_stall: `Escalate(after=...)`, what to do when scores stop getting better.
         scorer: A function of the state that gives its score, a finite number.
         cost_fn: A function of the state that gives what the step cost, in dollars; `spend` is the other way.
+        retry: Which errors of a step are met with another try, `Retry(attempts=3)`; without it every error ends the
+            run, or is what `backtrack` absorbs.
+        migrate: A function of a stored state that no longer fits its type, as plain JSON, that gives one that does.
         name: How runs name this loop, instead of `module:qualname`. Give one when the function may move.
         tags: Words that `loomc runs` shows and exports carry.
 
@@ -136,6 +144,8 @@ def loop(
                 on_stall=on_stall,
                 scorer=scorer,
                 cost_fn=cost_fn,
+                retry=retry,
+                migrate=migrate,
                 name=name,
                 tags=tags,
                 names=names,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 import warnings
 from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
@@ -11,11 +12,14 @@ from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
 
-from loomc_runner.context import Scope, entered
+from loomc_runner.context import Leave, Scope, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
-from loomc_runner.decide import conclude, escalation, exhausted, in_words
-from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning
-from loomc_runner.records import Attempt, RunStatus, StepRecord, Transition
+from loomc_runner.decide import conclude, escalation, exhausted, left
+from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, RunHalted, in_words
+from loomc_runner.interrupt import CANCELLED, LOOK, PAUSED, interruptible
+from loomc_runner.records import Attempt, Control, RunStatus, StepRecord, Transition
+from loomc_runner.retry import category_of
+from loomc_runner.sigterm import termination_asked
 from loomc_runner.step import Outcome, perform
 from loomc_runner.store import block, patiently
 
@@ -31,18 +35,28 @@ log = logging.getLogger("loomc_runner")
 
 
 async def advance(cursor: Cursor[S]) -> Cursor[S]:
-    """Take one step: run it, decide what follows, and commit all of it at once."""
+    """Take one step; stop where somebody asked for it, and wait where the step is to be tried again."""
+    control = await _take_step(cursor)
+    if not cursor.stopped and (asked := _asked_to_stop(cursor, control)):
+        await end(cursor, asked)
+    elif not cursor.stopped and cursor.account is None:
+        await _wait(cursor)
+    return cursor
+
+
+async def _take_step(cursor: Cursor[S]) -> Control | None:
+    """Run a step, decide what follows, and commit all of it at once; what somebody asks of the run comes back."""
     if cursor.account is None:
         raise RuntimeError(f"run {cursor.lease.run_id} has no open step")
     cursor.ledger.start_clock()
     cursor.record, outcome = None, None
-    scope = Scope(cursor.store, cursor.lease, cursor.account, cursor.step_n, cursor.spec.clock)
+    scope = Scope(cursor.store, cursor.lease, cursor.account, cursor.step_n, cursor.spec.clock, cursor.journal)
     try:
         await _take_turn(cursor)
-        outcome = await perform(cursor.spec, scope, cursor.codec, cursor.state, escalation(cursor))
+        outcome = await _perform(cursor, scope)
         with entered(scope):
             step, verdict = await conclude(cursor, scope, outcome)
-        await _commit(cursor, scope, outcome, step, verdict)
+        control = await _commit(cursor, scope, outcome, step, verdict)
         if outcome.torn is not None:
             raise outcome.torn
     except BaseException as error:
@@ -52,7 +66,58 @@ async def advance(cursor: Cursor[S]) -> Cursor[S]:
         raise
     finally:
         cursor.ledger.stop_clock()
-    return cursor
+    return control
+
+
+async def _perform(cursor: Cursor[S], scope: Scope) -> Outcome[S]:
+    """Run the step; an async one is cancelled when somebody asks for a pause at once."""
+    if scope.journal is not None:
+        scope.journal.begin_try()
+    work = perform(cursor.spec, scope, cursor.codec, cursor.state, escalation(cursor))
+    if not cursor.spec.is_async:
+        return await work
+    return await interruptible(work, scope)
+
+
+def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:
+    """How the run is to end now, as somebody outside wants it."""
+    run_id = cursor.lease.run_id
+    if control is not None:
+        return left(run_id, CANCELLED if control is Control.CANCEL else PAUSED)
+    if termination_asked():
+        return left(run_id, Leave(RunStatus.PAUSED, "paused: SIGTERM"))
+    if cursor.halt is not None and cursor.halt.is_set():
+        reason = "paused: a run beside it failed"
+        return Verdict(RunStatus.PAUSED, reason, error=RunHalted(f"run {run_id} {reason}"))
+    return None
+
+
+async def _wait(cursor: Cursor[Any]) -> None:
+    """Wait before a step is tried again, and look meanwhile whether somebody wants the run to stop."""
+    until, cursor.delay = time.monotonic() + (cursor.delay or 0.0), None
+    while (left_over := until - time.monotonic()) > 0:
+        await rest(cursor.ledger, min(left_over, LOOK), cursor.sleep)
+        run = await patiently(cursor.sleep, cursor.store.get_run, cursor.lease.run_id)
+        if asked := _asked_to_stop(cursor, run.control):
+            await end(cursor, asked)
+            return
+    await start(cursor)
+
+
+async def start(cursor: Cursor[Any]) -> None:
+    """Reserve the next step of a run that is between two steps and say so in the store, or end the run."""
+    run_id = cursor.lease.run_id
+    try:
+        cursor.account = cursor.ledger.open_step()
+    except BudgetExhausted as error:
+        await end(cursor, exhausted(run_id, error))
+        return
+    change = Transition(cursor.spec.clock.now(), in_flight=cursor.step_n, reserved_nano=cursor.account.reserved)
+    try:
+        await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+    except BaseException:
+        cursor.account.settle()
+        raise
 
 
 async def end(cursor: Cursor[S], verdict: Verdict) -> None:
@@ -76,13 +141,13 @@ async def pause(cursor: Cursor[S], error: BaseException) -> None:
 
 async def _commit(
     cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S] | None, verdict: Verdict
-) -> None:
+) -> Control | None:
     """Settle the step's account, reserve the next one, and store everything in one transaction."""
     cost, pending, ledger = scope.account.settle(), tuple(scope.pending), cursor.ledger
     cursor.account = None
     if step is not None:
         ledger.steps += 1
-    if verdict.status is RunStatus.RUNNING:
+    if verdict.status is RunStatus.RUNNING and verdict.delay is None:
         try:
             cursor.account = ledger.open_step()
         except BudgetExhausted as error:
@@ -93,13 +158,16 @@ async def _commit(
         if known != (step.nano_usd, step.tokens, step.decision):
             step = dataclasses.replace(step, nano_usd=known[0], tokens=known[1], decision=known[2])
             cursor.history.replace_newest(step)
-    elapsed = ledger.elapsed
+    elapsed, journal = ledger.elapsed, scope.journal
+    over = journal is not None and (step is not None or scope.left is not None)
     change = Transition(
         at=cursor.spec.clock.now() if step is None else step.timestamp,
         step=step,
         state=outcome.text,
         charges=pending,
-        attempt=_attempt(scope, outcome, cost) if step is None else None,
+        attempt=_attempt(scope, outcome, verdict, cost) if step is None else None,
+        withdrawn=journal.withdrawn() if journal and over else (),
+        superseded=journal.superseded() if journal and step is not None else (),
         status=verdict.status,
         stop_reason=verdict.reason,
         in_flight=cursor.step_n if cursor.account else None,
@@ -108,16 +176,20 @@ async def _commit(
         best_step=step.best_n if step else None,
         dearest_nano=ledger.dearest,
         result=outcome.result,
-        notes=_unpriced_note(cursor, scope, outcome),
+        notes=_notes(cursor, scope, outcome, step),
     )
-    cursor.unstored = change
-    await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+    cursor.unstored, warned = change, UNPRICED in cursor.notes
+    control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     del scope.pending[: len(pending)]
     cursor.worked, cursor.record, cursor.unstored = elapsed, step, None
+    cursor.tried, cursor.delay = 0 if verdict.delay is None else cursor.tried + 1, verdict.delay
+    cursor.journal = None if verdict.delay is None else journal
+    cursor.notes = change.notes or cursor.notes
     _move(cursor, outcome, verdict)
-    if change.notes is not None:
+    if UNPRICED in cursor.notes and not warned:
         message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="
         warnings.warn(message, LoomcWarning, stacklevel=2)
+    return control
 
 
 def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
@@ -172,20 +244,29 @@ def _torn(cursor: Cursor[S], scope: Scope, committed: int) -> Transition:
     return dataclasses.replace(change, status=RunStatus.PAUSED, stop_reason=verdict.reason, in_flight=None)
 
 
-def _attempt(scope: Scope, outcome: Outcome[Any], cost: int) -> Attempt:
+def _attempt(scope: Scope, outcome: Outcome[Any], verdict: Verdict, cost: int) -> Attempt:
+    """What is kept of a try that did not become a step."""
     error = outcome.error or outcome.exhausted
-    words = "unknown" if error is None else in_words(error)
+    if scope.left is not None:
+        words, category = scope.left.reason, scope.left.status.value
+    elif error is None:
+        words, category = verdict.reason or "unknown", "interrupted"
+    else:
+        words, category = in_words(error), category_of(error)
     started_at = scope.clock.now() - timedelta(seconds=outcome.duration)
-    return Attempt(scope.step_n, 0, words, "unknown", cost, started_at, outcome.duration)
+    return Attempt(scope.step_n, 0, words, category, cost, started_at, outcome.duration)
 
 
-def _unpriced_note(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[str, ...] | None:
-    ledger = cursor.ledger
+def _notes(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S] | None) -> tuple[str, ...] | None:
+    """The notes of the run, when the step adds one."""
+    ledger, fresh = cursor.ledger, []
     known = scope.account.priced or outcome.text is None or not ledger.dollar_capped or ledger.strict
-    if known or UNPRICED in cursor.notes:
-        return None
-    cursor.notes = (*cursor.notes, UNPRICED)
-    return cursor.notes
+    if not known and UNPRICED not in cursor.notes:
+        fresh.append(UNPRICED)
+    if step is not None and scope.journal is not None and (unused := scope.journal.unused()):
+        names = ", ".join(sorted({call.name for call in unused}))
+        fresh.append(f"step {step.step_n} went another way: recorded results of {names} were not asked for")
+    return (*cursor.notes, *fresh) if fresh else None
 
 
 async def _take_turn(cursor: Cursor[S]) -> None:

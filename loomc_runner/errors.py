@@ -108,6 +108,65 @@ class RunLost(LoomcError):
     """The run was taken over by another process; nothing more can be committed to it from here."""
 
 
+class RunStopped(LoomcError):
+    """The run was paused or cancelled by request; `resume` goes on (after a cancellation with `force=True`)."""
+
+
+class RunHalted(RunStopped):
+    """The run was paused, since another one that ran beside it in the same `map` has failed."""
+
+
+class WaitingForAnswer(LoomcError):
+    """The run waits for an answer to a question; it goes on with `resume` once that is given.
+
+    Attributes:
+        prompt: The question, the oldest when there are several.
+    """
+
+    def __init__(self, run_id: str, prompt: str) -> None:
+        self.run_id = run_id
+        self.prompt = prompt
+        super().__init__(f"run {run_id} waits for an answer: {prompt}")
+
+
+class AnswerRefused(LoomcError, ValueError):
+    """An answer does not fit its question, or the question is not open any more."""
+
+
+class QuestionExpired(LoomcError, TimeoutError):
+    """Nobody answered in time, and the question has no default."""
+
+
+class RequestRefused(LoomcError):
+    """The run cannot be paused or cancelled as it stands."""
+
+
+class CallError(LoomcError):
+    """A durable call cannot be made again: it failed before, and is declared `once=True`."""
+
+
+class CircuitOpenError(LoomcError):
+    """The function has failed too often and is not called for now; come again later.
+
+    Attributes:
+        name: The breaker's name, which is the function's unless another was chosen.
+        retry_after: Seconds until a call is let through again; 0 while a trial call is under way.
+        category: Always `transient`: it passes.
+    """
+
+    category = "transient"
+
+    def __init__(self, name: str, retry_after: float) -> None:
+        self.name = name
+        self.retry_after = retry_after
+        super().__init__(name, retry_after)
+
+    def __str__(self) -> str:
+        if not self.retry_after:
+            return f"{self.name} has failed too often, and one call is trying it now; come again when that is over"
+        return f"{self.name} has failed too often and is not called; come again in {self.retry_after:.3g} s"
+
+
 class LoopNotFound(LoomcError, ImportError):
     """The function a run belongs to cannot be imported."""
 
@@ -122,3 +181,12 @@ class StoreBusy(StoreError):
 
 class LoomcWarning(UserWarning):
     """Something is likely not what was meant, such as a dollar budget for which no cost is recorded."""
+
+
+def in_words(error: BaseException) -> str:
+    """An error as one line of a record."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken error is still the error of the step
+        text = "its message cannot be shown"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
+from loomc_runner.forking import fork
 from loomc_runner.records import RunResult
 from loomc_runner.running import Ending, Request, run_to_end
 from loomc_runner.sigterm import orderly_termination
@@ -44,7 +45,7 @@ class Handle(Generic[S]):
             RunNotFound: When there is no such run or step.
             StateError: When the changed state does not fit its type.
         """
-        return opening.fork(self.spec, opening.store_of(self.spec), run_id, step, update)
+        return fork(self.spec, opening.store_of(self.spec), run_id, step, update)
 
 
 class Loop(Handle[S]):
@@ -103,17 +104,17 @@ class Loop(Handle[S]):
 class AsyncLoop(Handle[S]):
     """A durable loop around an `async def` function; it has the same verbs as `Loop`, to be awaited."""
 
-    async def __call__(self, state: S, *, run_id: str | None = None) -> S:
+    def __call__(self, state: S, *, run_id: str | None = None) -> Coroutine[Any, Any, S]:
         """Run to the end and give the final state; see `Loop.__call__`."""
-        return _final(await self._drive(Request(self.spec, state, run_id)))
+        return self._finally(Request(self.spec, state, run_id).placed())
 
-    async def run(self, state: S, *, run_id: str | None = None) -> RunResult[S]:
+    def run(self, state: S, *, run_id: str | None = None) -> Coroutine[Any, Any, RunResult[S]]:
         """Run to the end and tell how it stands; see `Loop.run`."""
-        return (await self._drive(Request(self.spec, state, run_id)))[0]
+        return self._result(Request(self.spec, state, run_id).placed())
 
     async def resume(self, run_id: str, *, budget: Budget | None = None, force: bool = False) -> S:
         """Go on with a run that stopped, and give its final state; see `Loop.resume`."""
-        return _final(await self._drive(Request(self.spec, None, run_id, existing=True, budget=budget, force=force)))
+        return await self._finally(Request(self.spec, None, run_id, existing=True, budget=budget, force=force))
 
     @overload
     def stream(self, state: S, *, run_id: str | None = None) -> AsyncStream[S]: ...
@@ -124,6 +125,12 @@ class AsyncLoop(Handle[S]):
     ) -> AsyncStream[S]:
         """Run step by step: an async iterator of the committed steps; see `Loop.stream`."""
         return AsyncStream(Request(self.spec, state, run_id, state is ..., budget, force))
+
+    async def _finally(self, request: Request[S]) -> S:
+        return _final(await self._drive(request))
+
+    async def _result(self, request: Request[S]) -> RunResult[S]:
+        return (await self._drive(request))[0]
 
     async def _drive(self, request: Request[S]) -> Ending[S]:
         with orderly_termination():

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, TypeVar
 
 from loomc_runner.budget import SAFETY_CAP, Budget, Ledger
-from loomc_runner.context import current_scope
+from loomc_runner.context import current_scope, halting
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import chosen, exhausted
-from loomc_runner.driver import end
+from loomc_runner.driver import end, start
 from loomc_runner.errors import (
     BudgetExhausted,
     LoomcError,
@@ -24,15 +25,19 @@ from loomc_runner.errors import (
     StateError,
 )
 from loomc_runner.history import History
-from loomc_runner.records import INITIAL, NANO, Claim, Run, RunResult, RunStatus, StepRecord, Transition
+from loomc_runner.journal import Journal
+from loomc_runner.records import INITIAL, NANO, Claim, Question, Run, RunResult, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
 from loomc_runner.step import result_codec
-from loomc_runner.store import Resumption, Store, block, finish, open_store, patiently
+from loomc_runner.store import Resumption, Store, block, finish, open_store, patiently, sleep_of
 
 S = TypeVar("S")
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+MOST_TRIES = 5
+"""How often a run is resumed at the same step after a crash or a failure."""
 
 NEEDS_FORCE = {RunStatus.STALLED, RunStatus.CANCELLED}
 
@@ -50,12 +55,12 @@ def store_of(spec: LoopSpec[Any]) -> Store:
 
 async def look_up(spec: LoopSpec[Any], store: Store, run_id: str) -> Run:
     """The run with this id, as it stands now."""
-    return await patiently(_sleep(spec), store.get_run, run_id)
+    return await patiently(sleep_of(is_async=spec.is_async), store.get_run, run_id)
 
 
-async def begin(spec: LoopSpec[S], state: S, run_id: str) -> Cursor[S]:
+async def begin(spec: LoopSpec[S], state: S, run_id: str, child_key: str | None = None) -> Cursor[S]:
     """Start a new run: its initial state is stored before its first step."""
-    if not RUN_ID.fullmatch(run_id):
+    if child_key is None and not RUN_ID.fullmatch(run_id):
         raise SpecError(f"run_id={run_id!r}: give letters, digits, dots, dashes and underscores, 128 at most")
     codec, scope, store, at = state_codec(spec.annotations[0], state), current_scope(), store_of(spec), spec.clock.now()
     text = codec.encode_checked(state)
@@ -76,19 +81,23 @@ async def begin(spec: LoopSpec[S], state: S, run_id: str) -> Cursor[S]:
         updated_at=at,
         parent_run_id=scope.lease.run_id if scope else None,
         parent_step=scope.step_n if scope else None,
+        child_key=child_key,
         in_flight=None if account is None else 0,
         reserved_nano=0 if account is None else account.reserved,
         budget=None if spec.budget is None else spec.budget.to_json(),
         tags=spec.tags,
     )
     try:
-        lease = await patiently(_sleep(spec), store.create_run, run, text)
+        lease = await patiently(sleep_of(is_async=spec.is_async), store.create_run, run, text)
     except BaseException:
         if account is not None:
             account.settle()
         raise
     history = History(store, run_id, codec, 0)
-    cursor = Cursor(spec, store, lease, ledger, codec, history, _sleep(spec), state, INITIAL, account)
+    cursor = Cursor(
+        spec, store, lease, ledger, codec, history, sleep_of(is_async=spec.is_async), state, INITIAL, account
+    )
+    cursor.halt = halting.get()
     if refused is not None:
         await end(cursor, exhausted(run_id, refused))
     return cursor
@@ -102,7 +111,8 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     check_parent(run)
     check_status(run, force=force)
     kept = _agreed_budget(spec, store, run, budget)
-    notes = ("the code of the loop has changed",) if run.code_hash not in {None, spec.code_hash} else ()
+    changed = run.code_hash not in {None, spec.code_hash}
+    notes = ("the code of the loop has changed",) if changed else ()
     resumption = Resumption(
         spec.clock.now(),
         spec.name,
@@ -111,13 +121,15 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
         spec.code_hash,
         kept.to_json() if kept else None,
         notes,
+        afresh=force or changed or run.parent_run_id is not None,  # a child's tries are counted with its parent's
     )
-    claim = await patiently(_sleep(spec), store.claim, run_id, resumption)
+    claim = await patiently(sleep_of(is_async=spec.is_async), store.claim, run_id, resumption)
     try:
         check_status(claim.run, force=force)  # it may have ended between the look and the claim
         if claim.run.status is not RunStatus.COMPLETED:
+            await _check_stuck(spec, store, claim)
             cursor = _place(spec, store, claim, kept)
-            await _start(cursor)
+            await start(cursor)
             return cursor
     except BaseException as error:
         with suppress(LoomcError):  # the first error tells more
@@ -127,17 +139,36 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     return stored_result(spec, store, claim.run)
 
 
+async def _check_stuck(spec: LoopSpec[Any], store: Store, claim: Claim) -> None:
+    """Give up a run that does not get past its next step, however often it is resumed.
+
+    Raises:
+        NotResumable: It has failed.
+    """
+    run = claim.run
+    if run.stuck <= MOST_TRIES:
+        return
+    reason = f"failed: resumed {MOST_TRIES} times without getting past step {run.steps}"
+    change = Transition(spec.clock.now(), status=RunStatus.FAILED, stop_reason=reason)
+    await patiently(sleep_of(is_async=spec.is_async), store.commit, claim.lease, change)
+    error = NotResumable(f"run {run.id} {reason}; to try again all the same: {_forced(run)}")
+    error.run_id = run.id
+    raise error
+
+
 async def _give_back(spec: LoopSpec[Any], store: Store, claim: Claim, reason: str) -> None:
     """Leave a claimed run as it was; one that was cut off is paused."""
+    if store.get_run(claim.run.id).status is not RunStatus.RUNNING:  # it was given up already
+        return
     stopped = claim.run.status not in {RunStatus.RUNNING, RunStatus.INTERRUPTED}
     status = claim.run.status if stopped else RunStatus.PAUSED
     change = Transition(spec.clock.now(), status=status, stop_reason=claim.run.stop_reason or reason)
-    await patiently(_sleep(spec), store.commit, claim.lease, change)
+    await patiently(sleep_of(is_async=spec.is_async), store.commit, claim.lease, change)
 
 
 def _place(spec: LoopSpec[S], store: Store, claim: Claim, budget: Budget | None) -> Cursor[S]:
     run, scope = claim.run, current_scope()
-    codec: Codec[S] = Codec(stored_type(spec, run))
+    codec: Codec[S] = Codec(stored_type(spec, run), spec.migrate)
     ledger = Ledger(run.id, budget, spec.clock, scope.account if scope else None)
     ledger.restore(
         spent=claim.subtree_nano,
@@ -149,25 +180,10 @@ def _place(spec: LoopSpec[S], store: Store, claim: Claim, budget: Budget | None)
     history = History(store, run.id, codec, run.steps)
     parent_n = _next_parent(spec, history)
     state = history.state(parent_n)
-    cursor = Cursor(spec, store, claim.lease, ledger, codec, history, _sleep(spec), state, parent_n)
-    cursor.notes, cursor.worked = run.notes, ledger.worked
+    cursor = Cursor(spec, store, claim.lease, ledger, codec, history, sleep_of(is_async=spec.is_async), state, parent_n)
+    cursor.notes, cursor.worked, cursor.halt = run.notes, ledger.worked, halting.get()
+    cursor.journal = Journal(store, run.id, run.steps, tried=True)
     return cursor
-
-
-async def _start(cursor: Cursor[Any]) -> None:
-    """Reserve the next step of a resumed run and say so in the store, or end the run again."""
-    run_id = cursor.lease.run_id
-    try:
-        cursor.account = cursor.ledger.open_step()
-    except BudgetExhausted as error:
-        await end(cursor, exhausted(run_id, error))
-        return
-    change = Transition(cursor.spec.clock.now(), in_flight=cursor.step_n, reserved_nano=cursor.account.reserved)
-    try:
-        await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
-    except BaseException:
-        cursor.account.settle()
-        raise
 
 
 def _next_parent(spec: LoopSpec[Any], history: History[Any]) -> int:
@@ -181,59 +197,6 @@ def _next_parent(spec: LoopSpec[Any], history: History[Any]) -> int:
         return newest.step_n
     target = chosen(spec.strategies, history)
     return newest.step_n if target is None else target
-
-
-def fork(spec: LoopSpec[Any] | None, store: Store, run_id: str, step: int, update: Mapping[str, Any] | None) -> str:
-    """Make a new run, paused, whose initial state is that of a step of another; its id is returned.
-
-    Without a spec (from the terminal) the new state is taken as it is; with one it is checked against its type.
-    """
-    origin = store.get_run(run_id)
-    if spec is not None:
-        check_owner(spec, origin)
-    if isinstance(step, bool) or not isinstance(step, int) or not INITIAL <= step < max(origin.steps, 1):
-        raise RunNotFound(f"run {run_id} has no step {step!r}; loomc show {run_id} lists them (-1: initial state)")
-    text = store.state(run_id, step)
-    if update is not None:
-        text = _updated(text, update)
-    if spec is not None:
-        codec: Codec[Any] = Codec(stored_type(spec, origin))
-        text = codec.encode_checked(codec.decode(text))
-    return _insert_fork(store, origin, step, text, spec)
-
-
-def _insert_fork(store: Store, origin: Run, step: int, text: str, spec: LoopSpec[Any] | None) -> str:
-    from loomc_runner.clock import SystemClock
-
-    at = (spec.clock if spec else SystemClock()).now()
-    run = Run(
-        id=new_run_id(),
-        loop=origin.loop,
-        source=origin.source,
-        spec_hash=origin.spec_hash,
-        code_hash=origin.code_hash,
-        state_type=origin.state_type,
-        created_at=at,
-        updated_at=at,
-        forked_from=f"{origin.id}:{step}",
-        budget=origin.budget,
-        tags=origin.tags,
-    )
-    lease = finish(patiently(block, store.create_run, run, text))
-    reason = f"paused: forked from step {step} of {origin.id}, not begun"
-    finish(patiently(block, store.commit, lease, Transition(at, status=RunStatus.PAUSED, stop_reason=reason)))
-    return run.id
-
-
-def _updated(text: str, update: Mapping[str, Any]) -> str:
-    from pydantic_core import to_jsonable_python
-
-    state = json.loads(text)
-    if not isinstance(state, dict):
-        raise StateError(f"update={dict(update)!r}: the state is {state!r}, which has no fields to update")
-    if unknown := set(update) - set(state):
-        raise StateError(f"update names {', '.join(sorted(unknown))}, but the state has {', '.join(state)}")
-    return json.dumps({**state, **to_jsonable_python(dict(update))}, ensure_ascii=False, allow_nan=False)
 
 
 def check_owner(spec: LoopSpec[Any], run: Run) -> None:
@@ -262,14 +225,34 @@ def check_parent(run: Run) -> None:
 def check_status(run: Run, *, force: bool) -> None:
     """Raise `NotResumable` for a run that was ended on purpose, or stalled, unless forced."""
     if run.status in NEEDS_FORCE and not force:
-        again = f'resume("{run.id}", force=True), or loomc resume {run.id} --force'
-        raise NotResumable(f"run {run.id} is {run.status} ({run.stop_reason}); to go on all the same: {again}")
+        raise NotResumable(f"run {run.id} is {run.status} ({run.stop_reason}); to go on all the same: {_forced(run)}")
+
+
+def _forced(run: Run) -> str:
+    return f'resume("{run.id}", force=True), or loomc resume {run.id} --force'
+
+
+def waits_for(store: Store, run: Run, now: datetime) -> Question | None:
+    """The question that keeps a waiting run from going on; None when an answer, or a default, lets it.
+
+    A run goes on when none of its own questions is open, and one of its waiting child runs, if any, may go on.
+    """
+    if run.status is not RunStatus.WAITING:
+        return None
+    unanswered = [q for q in store.questions(run.id) if q.is_open and not q.has_expired(now)]
+    if own := next((question for question in unanswered if question.run_id == run.id), None):
+        return own
+    children = store.list_runs(parent=run.id, parent_step=run.steps, status=RunStatus.WAITING)
+    kept = [waits_for(store, child, now) for child in children]
+    return kept[0] if kept and all(kept) else None
 
 
 def check_initial(spec: LoopSpec[S], store: Store, run: Run, state: S) -> None:
     """Raise `RunMismatch` when a run that exists began with another state."""
-    codec = state_codec(spec.annotations[0], state)
-    if json.loads(store.state(run.id, INITIAL)) != json.loads(codec.encode(state)):
+    codec, stored = state_codec(spec.annotations[0], state), store.state(run.id, INITIAL)
+    if spec.migrate is not None:
+        stored = codec.encode(Codec(stored_type(spec, run), spec.migrate).decode(stored))
+    if json.loads(stored) != json.loads(codec.encode(state)):
         raise RunMismatch(
             f"run {run.id} exists and began with another state; "
             f'resume("{run.id}") goes on with it, another run_id begins anew'
@@ -316,7 +299,7 @@ def result_of(cursor: Cursor[S]) -> RunResult[S]:
 
 def stored_result(spec: LoopSpec[S], store: Store, run: Run) -> RunResult[S]:
     """How a run stands that nothing is executed for."""
-    codec: Codec[S] = Codec(stored_type(spec, run))
+    codec: Codec[S] = Codec(stored_type(spec, run), spec.migrate)
     history = History(store, run.id, codec, run.steps)
     best = history[run.best_step] if run.best_step is not None else None
     return _result(
@@ -363,14 +346,6 @@ def _result(
         tokens=spent[1],
         elapsed=elapsed,
     )
-
-
-def _sleep(spec: LoopSpec[Any]) -> Callable[[float], Any]:
-    if not spec.is_async:
-        return block
-    import asyncio
-
-    return asyncio.sleep
 
 
 def describe_resumption(run_id: str) -> str:

@@ -32,9 +32,22 @@ class RunStatus(StrEnum):
     """Only ever shown: the row says `running`, but its owner is dead."""
 
 
+class Control(StrEnum):
+    """What somebody outside asks of a run at work."""
+
+    PAUSE = "pause"
+    PAUSE_NOW = "pause now"
+    """Also in the middle of an async step."""
+    CANCEL = "cancel"
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run as it is stored. Money is in nano-dollars and without child runs, time in seconds."""
+    """One run as it is stored. Money is in nano-dollars and without child runs, time in seconds.
+
+    `child_key` is what a child run is known by inside its parent's step. `progress` counts what the run and its child
+    runs had completed at the last claim, `stuck` the claims since it last changed.
+    """
 
     id: str
     loop: str | None
@@ -55,6 +68,10 @@ class Run:
     in_flight: int | None = None
     in_flight_mark: int = 0
     reserved_nano: int = 0
+    control: Control | None = None
+    child_key: str | None = None
+    progress: int = 0
+    stuck: int = 0
     budget: dict[str, Any] | None = None
     steps: int = 0
     nano_usd: int = 0
@@ -149,6 +166,102 @@ class Charge:
     estimated: bool = False
 
 
+class CallStatus(StrEnum):
+    """Where a durable call is."""
+
+    STARTED = "started"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One try of a durable call inside a step.
+
+    Attributes:
+        step_n: The step it was made in.
+        seq: Its number among the calls of the step, in the order they were started; for display.
+        name: The function, as `module.qualname` or as chosen.
+        key: What it is known by: name, arguments and occurrence, or an explicit key.
+        status: `started`, `done` or `failed`; one that was cut off stays `started`.
+        started_at: When it began (UTC).
+        result: Its result as JSON text, once done.
+        error: Its error, once failed.
+        category: What kind of error that is.
+        nano_usd: Nano-dollars recorded while it ran.
+        duration: Seconds it took; 0.0 while it runs.
+        outer: The `seq` of the call it was made in, or None.
+    """
+
+    step_n: int
+    seq: int
+    name: str
+    key: str
+    status: CallStatus
+    started_at: datetime
+    result: str | None = None
+    error: str | None = None
+    category: str | None = None
+    nano_usd: int = 0
+    duration: float = 0.0
+    outer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question to a person, asked inside a step.
+
+    Attributes:
+        run_id: The run that asks.
+        step_n, seq: The step, and the number of the question in it.
+        key: What it is known by: prompt, schema and occurrence.
+        prompt: The question.
+        schema: JSON schema of the answer.
+        asked_at: When (UTC).
+        expires_at: When its default counts (UTC), or None: never.
+        default: The answer that counts then, as JSON text; None when there is none.
+        answer: The answer as JSON text; None while it is open.
+        answered_by, answered_at: Who answered, and when.
+        withdrawn: The step was tried again and no longer asks it.
+    """
+
+    run_id: str
+    step_n: int
+    seq: int
+    key: str
+    prompt: str
+    schema: dict[str, Any]
+    asked_at: datetime
+    expires_at: datetime | None = None
+    default: str | None = None
+    answer: str | None = None
+    answered_by: str | None = None
+    answered_at: datetime | None = None
+    withdrawn: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody should answer it."""
+        return self.answer is None and not self.withdrawn
+
+    def has_expired(self, now: datetime) -> bool:
+        """Whether it is too late to answer it."""
+        return self.expires_at is not None and now >= self.expires_at
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChange:
+    """A circuit breaker that changed its state in a run; `retry_at` is when an open one lets a trial through."""
+
+    step_n: int
+    name: str
+    state: str
+    failures: int
+    openings: int
+    at: datetime
+    retry_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to write to a run: good for one process until the run is claimed again."""
@@ -178,6 +291,11 @@ class Transition:
         step: The committed step, with its state as JSON text in `state`.
         charges: Money spent that is not stored yet.
         attempt: A failed try.
+        call: A durable call that starts (a new `seq`), or what became of one.
+        question: A question that is asked (a new `seq`), or asked anew.
+        breaker: A circuit breaker that changed its state.
+        withdrawn: Questions that are no longer asked, by step and `seq`.
+        superseded: Child runs that the step no longer asks for; they and their own children are cancelled.
         status: The new status; any but `running` also gives up the run.
         in_flight: The step that starts now, with its reservation; None when none does.
         keep_in_flight: Leave the stored in-flight step as it is (for a step that was cut off).
@@ -190,6 +308,11 @@ class Transition:
     state: str | None = None
     charges: tuple[Charge, ...] = ()
     attempt: Attempt | None = None
+    call: Call | None = None
+    question: Question | None = None
+    breaker: BreakerChange | None = None
+    withdrawn: tuple[tuple[int, int], ...] = ()
+    superseded: tuple[str, ...] = ()
     status: RunStatus = RunStatus.RUNNING
     stop_reason: str | None = None
     in_flight: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -10,11 +11,14 @@ from typing import Any, Generic, TypeVar
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
+from loomc_runner.children import Place, place
+from loomc_runner.context import Leave, current_scope
 from loomc_runner.cursor import Cursor
 from loomc_runner.driver import drive, pause
-from loomc_runner.errors import RunNotFound, SpecError
+from loomc_runner.errors import RunHalted, RunNotFound, RunStopped, SpecError, StallError, WaitingForAnswer
 from loomc_runner.records import Run, RunResult, RunStatus
 from loomc_runner.spec import LoopSpec
+from loomc_runner.store import Store
 
 S = TypeVar("S")
 
@@ -37,7 +41,10 @@ def importing(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Request(Generic[S]):
-    """How a run is asked for: begun from a state, or gone on with (`existing`), and what that may change."""
+    """How a run is asked for: begun from a state, or gone on with (`existing`), and what that may change.
+
+    A child run has its `place` in its parent's step.
+    """
 
     spec: LoopSpec[S]
     state: Any = None
@@ -45,12 +52,21 @@ class Request(Generic[S]):
     existing: bool = False
     budget: Budget | None = None
     force: bool = False
+    place: Place | None = None
+
+    def placed(self) -> Request[S]:
+        """The same; a new run that is called inside a step gets its place in it, now and not when it is awaited."""
+        if self.existing or self.run_id is not None or self.place is not None or _importing.get():
+            return self
+        return dataclasses.replace(self, place=place(self.spec, self.state))
 
 
 async def open_run(request: Request[S]) -> Cursor[S] | RunResult[S]:
     """A cursor to drive, or the stored result of a run that is complete."""
     if name := _importing.get():
         raise SpecError(f'{name} runs a loop when it is imported; put that under: if __name__ == "__main__"')
+    if request.place is not None:
+        return await _open_child(request, request.place)
     spec, run_id, store = request.spec, request.run_id, opening.store_of(request.spec)
     if run_id is None and not request.existing:
         return await opening.begin(spec, request.state, opening.new_run_id())
@@ -67,18 +83,38 @@ async def open_run(request: Request[S]) -> Cursor[S] | RunResult[S]:
     opening.check_owner(spec, run)
     if not request.existing:
         opening.check_initial(spec, store, run, request.state)
-    if run.status is RunStatus.COMPLETED:
+    return await _go_on(request, store, run)
+
+
+async def _open_child(request: Request[S], place: Place) -> Cursor[S] | RunResult[S]:
+    """A child run, as it is known in its parent's step."""
+    spec, store = request.spec, opening.store_of(request.spec)
+    if place.begun:
+        try:
+            run = await opening.look_up(spec, store, place.run_id)
+        except RunNotFound:  # it was called, and never came to begin
+            return await opening.begin(spec, request.state, place.run_id, place.key)
+        if run.status is RunStatus.STALLED:
+            return opening.stored_result(spec, store, run)
+        return await _go_on(dataclasses.replace(request, force=True), store, run)
+    return await opening.begin(spec, request.state, place.run_id, place.key)
+
+
+async def _go_on(request: Request[S], store: Store, run: Run) -> Cursor[S] | RunResult[S]:
+    """An existing run: its stored result when it is complete or still waits, else a cursor to drive."""
+    spec = request.spec
+    if run.status is RunStatus.COMPLETED or opening.waits_for(store, run, spec.clock.now()) is not None:
         return opening.stored_result(spec, store, run)
-    return await opening.resume(spec, run_id, request.budget, force=request.force)
+    return await opening.resume(spec, run.id, request.budget, force=request.force)
 
 
 async def run_to_end(request: Request[S]) -> Ending[S]:
     """Open a run and drive it until it stops. The step's own errors are raised."""
     cursor: Cursor[S] | None = None
     try:
-        opened = await open_run(request)
+        opened = await open_run(request.placed())
         if isinstance(opened, RunResult):
-            return opened, None
+            return hand_up(opened, stored_error(request.spec, opened))
         cursor = opened
         await drive(cursor)
     except BaseException as error:
@@ -96,6 +132,26 @@ def conclude(cursor: Cursor[S]) -> Ending[S]:
         inform(error, cursor, result)
         if result.status is RunStatus.FAILED:
             raise error
+    return hand_up(result, error)
+
+
+def stored_error(spec: LoopSpec[S], result: RunResult[S]) -> BaseException | None:
+    """What `fn(state)` raises for a run that nothing was executed for."""
+    if result.status is RunStatus.WAITING:
+        store = opening.store_of(spec)
+        question = opening.waits_for(store, store.get_run(result.run_id), spec.clock.now())
+        return WaitingForAnswer(result.run_id, question.prompt if question else "")
+    if result.status is RunStatus.STALLED and spec.on_stall is not None:
+        return StallError(spec.on_stall.after)
+    return None
+
+
+def hand_up(result: RunResult[S], error: BaseException | None) -> Ending[S]:
+    """How a run ended; a child that waits, or was asked to stop, lets its parent's step do the same."""
+    scope = current_scope()
+    if scope is not None and isinstance(error, WaitingForAnswer | RunStopped) and not isinstance(error, RunHalted):
+        prompt = error.prompt if isinstance(error, WaitingForAnswer) else None
+        raise scope.leave(Leave(result.status, result.stop_reason or result.status.value, prompt))
     return result, error
 
 

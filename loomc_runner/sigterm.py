@@ -1,4 +1,4 @@
-"""SIGTERM ends a run in order: the step is left, and the run is paused instead of merely dying."""
+"""SIGTERM ends a run in order: its step is finished and committed, and the run paused, before the process ends."""
 
 from __future__ import annotations
 
@@ -9,29 +9,48 @@ from contextlib import contextmanager
 from typing import Any
 
 _inside = 0  # loops under way on the main thread; async ones end in any order
+_asked = False
 
 
 @contextmanager
 def orderly_termination() -> Iterator[None]:
-    """While inside, SIGTERM raises SystemExit(143), so that the run is marked as paused.
+    """While inside, SIGTERM asks the loops to stop after their steps, and ends the process then, with status 143.
 
-    Only on the main thread, and only over the default disposition, which the last loop puts back; a program with
-    a handler of its own keeps it.
+    A second SIGTERM ends it at once. Only on the main thread, and only over the default disposition, which the last
+    loop puts back; a program with a handler of its own keeps it.
     """
     global _inside  # noqa: PLW0603 - a process has one disposition
     on_main = threading.current_thread() is threading.main_thread()
-    if not on_main or signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, _leave):
+    if not on_main or signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, _ask):
         yield
         return
     _inside += 1
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _ask)
     try:
         yield
     finally:
         _inside -= 1
-        if not _inside and signal.getsignal(signal.SIGTERM) is _leave:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if not _inside:
+            _leave()
 
 
-def _leave(number: int, _frame: Any) -> None:
-    raise SystemExit(128 + number)
+def termination_asked() -> bool:
+    """Whether SIGTERM has come: no further step is to start in this process."""
+    return _asked
+
+
+def _ask(number: int, _frame: Any) -> None:
+    global _asked  # noqa: PLW0603 - a process ends once
+    if _asked:
+        raise SystemExit(128 + number)
+    _asked = True
+
+
+def _leave() -> None:
+    """The last loop has ended: put back what was, and end the process if that was asked for."""
+    global _asked  # noqa: PLW0603
+    if signal.getsignal(signal.SIGTERM) is _ask:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if _asked:
+        _asked = False
+        raise SystemExit(128 + signal.SIGTERM)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,7 @@ from loomc_runner.clock import Clock, SystemClock
 from loomc_runner.converge import Detector, Escalate, as_detector, parts_of
 from loomc_runner.errors import SpecError
 from loomc_runner.records import Run
+from loomc_runner.retry import Retry
 from loomc_runner.scores import Direction
 from loomc_runner.state import annotation_of
 from loomc_runner.store import Store, check_checkpoint
@@ -43,6 +45,8 @@ class LoopSpec(Generic[S]):
     scorer: Callable[[Any], Any] | None = None
     cost_fn: Callable[[Any], Any] | None = None
     tags: tuple[str, ...] = ()
+    retry: Retry | None = None
+    migrate: Callable[[Any], Any] | None = None
     direction: Direction = "maximize"
     is_async: bool = False
     is_method: bool = False
@@ -71,7 +75,7 @@ class LoopSpec(Generic[S]):
     def spec_hash(self) -> str:
         """A fingerprint of the options."""
         parts = parts_of((self.detectors, self.strategies, self.on_stall, self.scorer, self.cost_fn))
-        return _digest(f"{self.name} {self.budget} {[_in_words(part) for part in parts]}")
+        return _digest(f"{self.name} {self.budget} {self.retry} {[_in_words(part) for part in parts]}")
 
     @cached_property
     def code_hash(self) -> str:
@@ -103,6 +107,8 @@ def make_spec(
     on_stall: Escalate | None,
     scorer: Callable[[Any], Any] | None,
     cost_fn: Callable[[Any], Any] | None,
+    retry: Retry | None,
+    migrate: Callable[[Any], Any] | None,
     name: str | None,
     tags: Sequence[str],
     names: Mapping[str, Any],
@@ -120,6 +126,10 @@ def make_spec(
     strategies = tuple(_as_strategy(item) for item in _listed(backtrack))
     if on_stall is not None and not isinstance(on_stall, Escalate):
         raise SpecError(f"on_stall={on_stall!r}: give Escalate(after=5)")
+    if retry is not None and not isinstance(retry, Retry):
+        raise SpecError(f"retry={retry!r}: give Retry(...), such as Retry(attempts=3)")
+    if migrate is not None and (not callable(migrate) or is_coroutine_function(migrate)):
+        raise SpecError(f"migrate={migrate!r}: give a plain function of the old state as JSON that gives the new one")
     parts = list(parts_of((detectors, strategies, on_stall)))
     is_async = is_coroutine_function(fn)
     _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, parts, is_async=is_async)
@@ -134,6 +144,8 @@ def make_spec(
         on_stall=on_stall,
         scorer=_the_scorer(scorer, parts),
         cost_fn=cost_fn,
+        retry=retry,
+        migrate=migrate,
         tags=_check_tags(tags),
         direction=_the_direction(parts),
         is_async=is_async,
@@ -152,6 +164,8 @@ def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
         "on_stall": spec.on_stall,
         "scorer": None if any(getattr(part, "metric", None) for part in spec.strategies) else spec.scorer,
         "cost_fn": spec.cost_fn,
+        "retry": spec.retry,
+        "migrate": spec.migrate,
         "name": spec.name,
         "tags": spec.tags,
     }
@@ -164,6 +178,18 @@ def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
 def is_coroutine_function(fn: Any) -> bool:
     """Whether calling it gives something to await."""
     return inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(getattr(fn, "__call__", None))  # noqa: B004
+
+
+def recorded_name(fn: Any) -> str:
+    """How calls and breakers of a function are recorded: the last part of its module's name, and its own.
+
+    It is the same when a script is run and when it is imported.
+    """
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    module = getattr(named, "__module__", None) or "builtins"
+    if module == "__main__" and (path := getattr(sys.modules["__main__"], "__file__", None)):
+        module = Path(path).stem
+    return f"{module.rpartition('.')[2]}.{named.__qualname__}"
 
 
 def _check_function(fn: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -56,8 +57,9 @@ class Codec(Generic[S]):
     a field declared as float comes back as a float.
     """
 
-    def __init__(self, annotation: Any) -> None:
+    def __init__(self, annotation: Any, migrate: Callable[[Any], Any] | None = None) -> None:
         self.annotation = annotation
+        self.migrate = migrate
 
     @cached_property
     def adapter(self) -> TypeAdapter[S]:
@@ -102,7 +104,7 @@ class Codec(Generic[S]):
         return text
 
     def decode(self, text: str) -> S:
-        """The state that the text stands for.
+        """The state that the text stands for; one that no longer fits goes through `migrate` first.
 
         Raises:
             StateError: When the text does not fit the declared type (any more), naming the field.
@@ -112,7 +114,24 @@ class Codec(Generic[S]):
         try:
             return self.adapter.validate_json(text, by_name=True, by_alias=False)
         except ValidationError as error:
-            raise StateError(f"the stored state does not fit {self.name}: {_first_of(error)}") from error
+            if self.migrate is None:
+                raise StateError(
+                    f"the stored state does not fit {self.name}: {_first_of(error)}; "
+                    "bring it over with @loop(migrate=...), a function of the old state as JSON that gives the new one"
+                ) from error
+        return self._migrated(text, self.migrate)
+
+    def _migrated(self, text: str, migrate: Callable[[Any], Any]) -> S:
+        from pydantic import ValidationError
+        from pydantic_core import to_json
+
+        named = getattr(migrate, "__qualname__", migrate)
+        try:
+            return self.adapter.validate_json(to_json(migrate(json.loads(text))), by_name=True, by_alias=False)
+        except ValidationError as error:
+            raise StateError(f"migrate {named} gave what does not fit {self.name}: {_first_of(error)}") from error
+        except Exception as error:
+            raise StateError(f"migrate {named} failed on the stored state: {type(error).__name__}: {error}") from error
 
     def compare(self, state: S, text: str) -> None:
         """Raise `StateError` with the path of the first part that the text does not bring back as it was."""

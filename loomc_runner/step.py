@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 from loomc_runner import deadline
 from loomc_runner.budget import Ledger, to_nano
-from loomc_runner.context import Scope, entered
+from loomc_runner.context import Leaving, Scope, entered
 from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecError, StepError
 from loomc_runner.records import Charge, Done
 from loomc_runner.spec import LoopSpec
@@ -61,6 +61,9 @@ async def perform(
     except Exception as error:  # noqa: BLE001 - whatever the step raised is recorded, and raised again by the driver
         outcome.exhausted = limit_in(error, ledger)
         outcome.error = None if outcome.exhausted else error
+    except BaseException as error:
+        if not is_leaving(error, scope):
+            raise
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
         _keep_result(spec, outcome)
@@ -69,6 +72,12 @@ async def perform(
         except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
             outcome.torn = error
     return outcome
+
+
+def is_leaving(error: BaseException, scope: Scope) -> bool:
+    """Whether an error only says that the step was left, since it waits or was asked to stop."""
+    inside = error.subgroup(Leaving) is not None if isinstance(error, BaseExceptionGroup) else False
+    return scope.left is not None and (inside or isinstance(error, Leaving))
 
 
 def limit_in(error: BaseException, ledger: Ledger) -> BudgetExhausted | None:

@@ -10,11 +10,11 @@ from typing import Generic, Self, TypeVar
 
 from loomc_runner.budget import Ledger
 from loomc_runner.cursor import Cursor, Verdict
-from loomc_runner.driver import end, flow
+from loomc_runner.driver import end, flow, pause
 from loomc_runner.errors import LoomcError, SpecError
 from loomc_runner.opening import new_run_id, result_of
 from loomc_runner.records import RunResult, RunStatus, StepRecord
-from loomc_runner.running import Request, conclude, inform, open_run
+from loomc_runner.running import Request, conclude, hand_up, inform, open_run, stored_error
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.store import finish
 
@@ -32,7 +32,8 @@ class Steps(Generic[S]):
     """
 
     def __init__(self, request: Request[S]) -> None:
-        self.run_id = new_run_id() if request.run_id is None else request.run_id
+        request = request.placed()
+        self.run_id = request.run_id or (request.place.run_id if request.place else new_run_id())
         self.result: RunResult[S] | None = None
         self._request = dataclasses.replace(request, run_id=self.run_id)
         self._cursor: Cursor[S] | None = None
@@ -56,6 +57,8 @@ class Steps(Generic[S]):
         except StopAsyncIteration:
             pass
         except BaseException as error:
+            if self._cursor is not None and not self._cursor.stopped:  # Ctrl-C between two steps
+                await pause(self._cursor, error)
             inform(error, self._cursor)
             raise
         self._finish()
@@ -64,7 +67,7 @@ class Steps(Generic[S]):
     async def _begin(self) -> AsyncGenerator[StepRecord[S]]:
         opened = await open_run(self._request)
         if isinstance(opened, RunResult):
-            self.result = opened
+            self.result, _ = hand_up(opened, stored_error(self._request.spec, opened))
             raise StopAsyncIteration
         self._cursor = opened
         return flow(opened)

@@ -13,7 +13,18 @@ from typing import Any, Literal, TypeVar
 import pytest
 
 from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreError
-from loomc_runner.records import INITIAL, Attempt, Charge, Claim, Lease, Run, RunStatus, StepRecord, Transition
+from loomc_runner.records import (
+    INITIAL,
+    Attempt,
+    Charge,
+    Claim,
+    Control,
+    Lease,
+    Run,
+    RunStatus,
+    StepRecord,
+    Transition,
+)
 from loomc_runner.store import Resumption, Store
 
 __all__ = ["AT", "PAUSED", "FakeClock", "FaultyStore", "StoreContract", "a_charge", "a_resumption", "a_run", "a_step"]
@@ -50,7 +61,7 @@ class FakeClock:
 
 
 class FaultyStore:
-    """A store around another one, in which something goes wrong at a chosen write; `calls` counts the writes by verb.
+    """A store around another one, in which something goes wrong at a chosen write; `writes` counts them by verb.
 
     `FaultyStore(store, at=3, when="after", act=StoreError("disk gone"))` makes the third write and then raises.
 
@@ -71,11 +82,13 @@ class FaultyStore:
         act: BaseException | Callable[[], object] = StoreError("a test made this store fail"),  # noqa: B008
         verb: Literal["create_run", "claim", "commit"] | None = None,
     ) -> None:
-        self.calls: Counter[str] = Counter()
+        self.writes: Counter[str] = Counter()
         self._store, self._at, self._when, self._act, self._lock = store, at, when, act, threading.Lock()
         self._counted = ("create_run", "claim", "commit") if verb is None else (verb,)
         self.get_run, self.list_runs, self.state, self.steps = store.get_run, store.list_runs, store.state, store.steps
         self.attempts, self.charges, self.subtree = store.attempts, store.charges, store.subtree
+        self.calls, self.questions, self.breakers = store.calls, store.questions, store.breakers
+        self.answer, self.request = store.answer, store.request
         self.close = store.close
 
     def create_run(self, run: Run, state: str) -> Lease:
@@ -86,14 +99,14 @@ class FaultyStore:
         """Claim the run, unless it goes wrong."""
         return self._write("claim", self._store.claim, run_id, resumption)
 
-    def commit(self, lease: Lease, transition: Transition) -> None:
+    def commit(self, lease: Lease, transition: Transition) -> Control | None:
         """Commit the transition, unless it goes wrong."""
-        self._write("commit", self._store.commit, lease, transition)
+        return self._write("commit", self._store.commit, lease, transition)
 
     def _write(self, verb: str, write: Callable[..., T], *args: Any) -> T:
         with self._lock:
-            self.calls[verb] += 1
-            due = verb in self._counted and sum(self.calls[name] for name in self._counted) == self._at
+            self.writes[verb] += 1
+            due = verb in self._counted and sum(self.writes[name] for name in self._counted) == self._at
         if due and self._when == "before":
             self._go_wrong()
         result = write(*args)

@@ -164,11 +164,11 @@ def fork(
     db: Database = None,
 ) -> None:
     """Make a new run from an old step; the old run is left as it is."""
-    from loomc_runner import opening
+    from loomc_runner import forking
     from loomc_runner.store import open_store
 
     found = find_run(open_reader(db), run)
-    new = opening.fork(None, open_store(url_of(db)), found.id, step, _object(update))
+    new = forking.fork(None, open_store(url_of(db)), found.id, step, _object(update))
     begins = "with the initial state" if step == -1 else f"at step {step}"
     print(
         json.dumps({"run_id": new})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loomc_runner.errors import SpecError
-from loomc_runner.store.base import Resumption, Store, block, finish, in_event_loop, patiently
+from loomc_runner.store.base import Resumption, Store, block, finish, in_event_loop, patiently, sleep_of
 
 if TYPE_CHECKING:
     from loomc_runner.store.memory import MemoryStore
@@ -23,6 +23,7 @@ __all__ = [
     "open_reader",
     "open_store",
     "patiently",
+    "sleep_of",
 ]
 
 DEFAULT = Path(".loomc") / "checkpoints.db"

@@ -10,7 +10,20 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from loomc_runner.errors import StoreBusy
-from loomc_runner.records import Attempt, Charge, Claim, Lease, Run, RunStatus, StepRecord, Transition
+from loomc_runner.records import (
+    Attempt,
+    BreakerChange,
+    Call,
+    Charge,
+    Claim,
+    Control,
+    Lease,
+    Question,
+    Run,
+    RunStatus,
+    StepRecord,
+    Transition,
+)
 
 T = TypeVar("T")
 
@@ -18,9 +31,17 @@ PATIENCE = 600.0
 """Seconds to wait for a database that somebody else has locked before giving up."""
 
 
+ENDED = frozenset(
+    (RunStatus.COMPLETED, RunStatus.CANCELLED, RunStatus.FAILED, RunStatus.STALLED, RunStatus.BUDGET_EXHAUSTED)
+)
+"""How a child run may end; what is superseded or cancelled with its parent has not ended yet."""
+
+SUPERSEDED = "cancelled: its parent's step was tried again and no longer asks for it"
+
+
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """What a resume writes into the run together with its claim."""
+    """What a resume writes into the run together with its claim; `afresh` forgets how often it was stuck."""
 
     at: datetime
     loop: str
@@ -29,6 +50,16 @@ class Resumption:
     code_hash: str
     budget: dict[str, Any] | None
     notes: tuple[str, ...] = ()
+    afresh: bool = False
+
+    def stuck(self, run: Run, progress: int) -> int:
+        """How often the run will have been resumed without getting any further.
+
+        Counted after a crash or a failure; `afresh` (it is forced, or its code has changed) begins anew.
+        """
+        if self.afresh or progress != run.progress:
+            return 0
+        return run.stuck + (run.status in {RunStatus.INTERRUPTED, RunStatus.FAILED})
 
 
 class Store(Protocol):
@@ -58,14 +89,30 @@ class Store(Protocol):
         """
         ...
 
-    def commit(self, lease: Lease, transition: Transition) -> None:
-        """Store one transition of a run. Any status but `running` gives the run up.
+    def commit(self, lease: Lease, transition: Transition) -> Control | None:
+        """Store one transition of a run, and tell what somebody asks of it. Any status but `running` gives it up.
 
-        A run that was given up accepts only late charges: `keep_in_flight` with status `running`.
+        A run that was given up accepts only what comes late: `keep_in_flight` with status `running`.
 
         Raises:
             RunLost: When the run has been claimed again, or has ended.
             StoreError: When it has such a step already, or nothing can be written.
+        """
+        ...
+
+    def answer(self, question: Question, answer: str, by: str, at: datetime) -> None:
+        """Answer an open question, once.
+
+        Raises:
+            AnswerRefused: When it has an answer by now, or is not asked any more.
+        """
+        ...
+
+    def request(self, run_id: str, control: Control, at: datetime) -> Run:
+        """Ask something of a run and its child runs; the run as it is then.
+
+        Those at work see it at their next commit. Those that nobody works on, and that have not ended, are paused
+        or cancelled at once; the run itself is cancelled however it ended. Raises `RunNotFound`.
         """
         ...
 
@@ -80,10 +127,11 @@ class Store(Protocol):
         status: RunStatus | None = None,
         loop: str | None = None,
         parent: str | None = None,
+        parent_step: int | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> Sequence[Run]:
-        """Runs, newest first, that match what is given: id prefix, status, part of the loop's name, parent run."""
+        """Runs, newest first, that match: id prefix, status, part of the loop's name, parent run and its step."""
         ...
 
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
@@ -105,6 +153,18 @@ class Store(Protocol):
         """The charges of a run, in order."""
         ...
 
+    def calls(self, run_id: str, step_n: int | None = None) -> Sequence[Call]:
+        """The durable calls of a run, or of one step of it, in order."""
+        ...
+
+    def questions(self, run_id: str | None = None) -> Sequence[Question]:
+        """The questions of a run and its child runs, in order; without a run, the open ones of all runs."""
+        ...
+
+    def breakers(self, run_id: str) -> Sequence[BreakerChange]:
+        """How circuit breakers changed in a run and its child runs, in order."""
+        ...
+
     def subtree(self, run_id: str) -> tuple[int, int]:
         """Nano-dollars and tokens of a run together with all its child runs."""
         ...
@@ -112,6 +172,15 @@ class Store(Protocol):
     def close(self) -> None:
         """Give back files and connections."""
         ...
+
+
+def ended_by(control: Control, run: Run) -> tuple[str, str] | None:
+    """The status and the reason that a request gives at once to a run that nobody works on; None: it stays."""
+    if control is Control.CANCEL and run.status not in {RunStatus.COMPLETED, RunStatus.CANCELLED}:
+        return RunStatus.CANCELLED.value, "cancelled: by request"
+    if control is not Control.CANCEL and run.status is RunStatus.INTERRUPTED:
+        return RunStatus.PAUSED.value, "paused: by request"
+    return None
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -128,6 +197,15 @@ def finish(coroutine: Coroutine[Any, Any, T]) -> T:
 async def block(seconds: float) -> None:
     """Sleep by holding the thread, as a sync loop does."""
     time.sleep(seconds)  # noqa: ASYNC251 - that is its purpose: there is no event loop here
+
+
+def sleep_of(*, is_async: bool) -> Callable[[float], Awaitable[None]]:
+    """How sync code waits, or async code."""
+    if not is_async:
+        return block
+    import asyncio
+
+    return asyncio.sleep
 
 
 async def patiently(sleep: Callable[[float], Awaitable[None]], verb: Callable[..., T], *args: Any) -> T:

@@ -6,22 +6,28 @@ import dataclasses
 import os
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreError
+from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreError
 from loomc_runner.records import (
     INITIAL,
     Attempt,
+    BreakerChange,
+    Call,
+    CallStatus,
     Charge,
     Claim,
+    Control,
     Lease,
+    Question,
     Run,
     RunStatus,
     StepRecord,
     Transition,
     no_state,
 )
-from loomc_runner.store.base import Resumption
+from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, ended_by
 
 
 class MemoryStore:
@@ -34,6 +40,9 @@ class MemoryStore:
         self._states: dict[str, dict[int, str]] = {}
         self._attempts: dict[str, list[Attempt]] = {}
         self._charges: dict[str, list[tuple[int, Charge]]] = {}
+        self._calls: dict[str, dict[tuple[int, int], Call]] = {}
+        self._questions: dict[tuple[str, int, int], Question] = {}
+        self._breakers: list[tuple[str, BreakerChange]] = []
         self._mark = 0
         self._pid = os.getpid()
 
@@ -42,7 +51,10 @@ class MemoryStore:
         with self._lock:
             if run.id in self._runs:
                 raise RunLocked(f"run {run.id} has just been started elsewhere; resume it when that has ended")
-            self._runs[run.id] = dataclasses.replace(run, owner="memory", epoch=1, in_flight_mark=self._mark)
+            parent = self._runs.get(run.parent_run_id or "")
+            control = None if parent is None else parent.control
+            run = dataclasses.replace(run, owner="memory", epoch=1, in_flight_mark=self._mark, control=control)
+            self._runs[run.id] = run
             self._states[run.id] = {INITIAL: state}
             self._steps[run.id], self._attempts[run.id], self._charges[run.id] = [], [], []
         return Lease(run.id, "memory", 1, os.getpid())
@@ -55,6 +67,7 @@ class MemoryStore:
                 raise RunLocked(f"run {run_id} is being worked on in this process already; wait for it")
             if run.in_flight is not None:
                 self._close_in_flight(run, resumption)
+            progress = self._progress(run_id)
             run = dataclasses.replace(
                 self._runs[run_id],
                 owner="memory",
@@ -69,12 +82,15 @@ class MemoryStore:
                 code_hash=resumption.code_hash,
                 budget=resumption.budget,
                 notes=(*run.notes, *resumption.notes),
+                control=None,
+                progress=progress,
+                stuck=resumption.stuck(run, progress),
             )
             self._runs[run_id] = dataclasses.replace(run, status=RunStatus.RUNNING, stop_reason=None)
             return Claim(Lease(run_id, "memory", run.epoch, os.getpid()), run, *self.subtree(run_id))
 
-    def commit(self, lease: Lease, transition: Transition) -> None:
-        """Store one transition of a run."""
+    def commit(self, lease: Lease, transition: Transition) -> Control | None:
+        """Store one transition of a run, and tell what somebody asks of it."""
         change = transition
         with self._lock:
             run = self._runs.get(lease.run_id)
@@ -88,9 +104,71 @@ class MemoryStore:
             for charge in change.charges:
                 self._mark += 1
                 self._charges[run.id].append((self._mark, charge))
-            if change.attempt is not None:
-                self._add_attempt(run.id, change.attempt)
+            self._add_insides(run.id, change)
             self._runs[run.id] = self._advanced(run, change)
+            return run.control
+
+    def _add_insides(self, run_id: str, change: Transition) -> None:
+        """What happened inside a step."""
+        if change.attempt is not None:
+            self._add_attempt(run_id, change.attempt)
+        if change.call is not None:
+            self._calls.setdefault(run_id, {})[change.call.step_n, change.call.seq] = change.call
+        if change.question is not None:
+            self._put_question(change.question)
+        if change.breaker is not None:
+            self._breakers.append((run_id, change.breaker))
+        for step_n, seq in change.withdrawn:
+            question = self._questions[run_id, step_n, seq]
+            if question.answer is None:
+                self._questions[run_id, step_n, seq] = dataclasses.replace(question, withdrawn=True)
+        for child_id in change.superseded:
+            for run in self._open_family(child_id):
+                self._stop(run, RunStatus.CANCELLED, SUPERSEDED, change.at)
+
+    def _put_question(self, question: Question) -> None:
+        key = (question.run_id, question.step_n, question.seq)
+        known = self._questions.get(key, question)
+        if known.answer is not None:  # a person was faster
+            question = dataclasses.replace(known, withdrawn=question.withdrawn)
+        self._questions[key] = question
+
+    def answer(self, question: Question, answer: str, by: str, at: datetime) -> None:
+        """Answer an open question, once."""
+        key = (question.run_id, question.step_n, question.seq)
+        with self._lock:
+            if key not in self._questions or not self._questions[key].is_open:
+                raise AnswerRefused(f"the question {question.prompt!r} of run {question.run_id} is not open any more")
+            known = self._questions[key]
+            self._questions[key] = dataclasses.replace(known, answer=answer, answered_by=by, answered_at=at)
+
+    def request(self, run_id: str, control: Control, at: datetime) -> Run:
+        """Ask something of a run and its child runs."""
+        with self._lock:
+            for run in {run.id: run for run in (self.get_run(run_id), *self._open_family(run_id))}.values():
+                if run.status is RunStatus.RUNNING:
+                    self._runs[run.id] = dataclasses.replace(self._runs[run.id], control=control)
+                elif ends := ended_by(control, run):
+                    self._stop(run, RunStatus(ends[0]), ends[1], at)
+            return self.get_run(run_id)
+
+    def _open_family(self, run_id: str) -> list[Run]:
+        """A run and its child runs, those that have not ended."""
+        return [run for name in self._family(run_id) if (run := self.get_run(name)).status not in ENDED]
+
+    def _stop(self, run: Run, status: RunStatus, reason: str, at: datetime) -> None:
+        known = self._runs[run.id]
+        self._runs[run.id] = dataclasses.replace(
+            known, status=status, stop_reason=reason, owner=None, control=None, updated_at=at
+        )
+
+    def _progress(self, run_id: str) -> int:
+        family = self._family(run_id)
+        done = [
+            call for name in family for call in self._calls.get(name, {}).values() if call.status is CallStatus.DONE
+        ]
+        answers = [question for question in self.questions(run_id) if question.answer is not None]
+        return sum(self._runs[name].steps for name in family) + len(done) + len(answers)
 
     def _advanced(self, run: Run, change: Transition) -> Run:
         new: dict[str, Any] = {
@@ -109,7 +187,7 @@ class MemoryStore:
                 "dearest_nano": max(run.dearest_nano, change.dearest_nano),
             }
         if ended:
-            new |= {"status": change.status, "stop_reason": change.stop_reason, "owner": None}
+            new |= {"status": change.status, "stop_reason": change.stop_reason, "owner": None, "control": None}
             new["result"] = run.result if change.result is None else change.result
         if not change.keep_in_flight:
             new |= {"in_flight": None if ended else change.in_flight, "in_flight_mark": self._mark}
@@ -168,6 +246,7 @@ class MemoryStore:
         status: RunStatus | None = None,
         loop: str | None = None,
         parent: str | None = None,
+        parent_step: int | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> Sequence[Run]:
@@ -182,6 +261,7 @@ class MemoryStore:
             and (status is None or run.status is status)
             and (loop is None or loop in (run.loop or ""))
             and (parent is None or run.parent_run_id == parent)
+            and (parent_step is None or run.parent_step == parent_step)
         ]
         return found[offset : None if limit is None else offset + limit]
 
@@ -207,6 +287,25 @@ class MemoryStore:
         """The charges of a run, in order."""
         with self._lock:
             return [charge for _, charge in self._charges.get(run_id, [])]
+
+    def calls(self, run_id: str, step_n: int | None = None) -> Sequence[Call]:
+        """The durable calls of a run, or of one step of it, in order."""
+        with self._lock:
+            calls = sorted(self._calls.get(run_id, {}).values(), key=lambda call: (call.step_n, call.seq))
+        return [call for call in calls if step_n in {None, call.step_n}]
+
+    def questions(self, run_id: str | None = None) -> Sequence[Question]:
+        """The questions of a run and its child runs, or the open ones of all."""
+        with self._lock:
+            family = None if run_id is None else self._family(run_id)
+            found = [q for q in self._questions.values() if (q.is_open if family is None else q.run_id in family)]
+        return sorted(found, key=lambda question: (question.asked_at, question.step_n, question.seq))
+
+    def breakers(self, run_id: str) -> Sequence[BreakerChange]:
+        """How circuit breakers changed in a run and its child runs, in order."""
+        with self._lock:
+            family = self._family(run_id)
+            return [change for name, change in self._breakers if name in family]
 
     def subtree(self, run_id: str) -> tuple[int, int]:
         """Nano-dollars and tokens of a run together with all its child runs."""

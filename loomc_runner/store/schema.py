@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from loomc_runner.errors import RunNotFound, StoreError
 from loomc_runner.store.sql import transaction
-
-VERSION = 1
 
 TABLES = """
 CREATE TABLE runs (
@@ -90,6 +89,64 @@ CREATE TABLE charges (
 CREATE INDEX charges_by_run ON charges (run_id, step_n);
 """
 
+INSIDE_A_STEP = """
+ALTER TABLE runs ADD COLUMN control TEXT;
+ALTER TABLE runs ADD COLUMN child_key TEXT;
+ALTER TABLE runs ADD COLUMN progress INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE runs ADD COLUMN stuck INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE calls (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step_n INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,              -- hash of name and arguments and the occurrence among equals, or chosen
+    status TEXT NOT NULL,           -- started, done or failed
+    result,                         -- JSON as text; compressed with zlib where that is long
+    error TEXT,
+    category TEXT,
+    nano_usd INTEGER NOT NULL DEFAULT 0,
+    started_at TEXT NOT NULL,
+    duration REAL NOT NULL DEFAULT 0,
+    outer INTEGER,                  -- seq of the call it was made in
+    cost_usd REAL GENERATED ALWAYS AS (nano_usd / 1e9) VIRTUAL,
+    PRIMARY KEY (run_id, step_n, seq)
+);
+CREATE TABLE questions (
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step_n INTEGER NOT NULL,
+    seq INTEGER NOT NULL,
+    key TEXT NOT NULL,              -- hash of prompt and schema, and the occurrence among equals
+    prompt TEXT NOT NULL,
+    schema TEXT NOT NULL,
+    asked_at TEXT NOT NULL,
+    expires_at TEXT,
+    default_answer TEXT,
+    answer TEXT,
+    answered_by TEXT,
+    answered_at TEXT,
+    withdrawn INTEGER NOT NULL DEFAULT 0,       -- the step was tried again and no longer asks it
+    PRIMARY KEY (run_id, step_n, seq)
+) WITHOUT ROWID;
+CREATE INDEX questions_open ON questions (asked_at) WHERE answer IS NULL;
+CREATE TABLE breakers (
+    id INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL REFERENCES runs (id),
+    step_n INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,            -- closed, open or half_open
+    failures INTEGER NOT NULL,
+    openings INTEGER NOT NULL,
+    at TEXT NOT NULL,
+    retry_at TEXT
+);
+CREATE INDEX breakers_by_run ON breakers (run_id);
+"""
+
+SCRIPTS = (TABLES, INSIDE_A_STEP)
+"""What makes each version of the tables out of the one before, in order."""
+
+VERSION = len(SCRIPTS)
+
 # What loomc 0.3.0 wrote, in the shape of today's tables: {runs} and {steps} are its own two tables.
 LOOMC_RUNS = """
 SELECT id, NULL AS loop, NULL AS source, spec_hash, NULL AS code_hash, NULL AS state_type, status,
@@ -109,6 +166,9 @@ SELECT id, NULL AS loop, NULL AS source, spec_hash, NULL AS code_hash, NULL AS s
     NULL AS result, '[]' AS tags, '["written by loomc 0.3.0"]' AS notes
 FROM {runs} r
 """
+NO_CONTROL = "NULL AS control, NULL AS child_key, 0 AS progress, 0 AS stuck"
+"""What the runs of the first version lack."""
+
 LOOMC_STEPS = """
 SELECT run_id, step_n, step_n - 1 AS parent_n, state_blob, NULL AS base_n, 'json' AS encoding,
     cast(round(cost_usd * 1e9) AS INTEGER) AS nano_usd, 0 AS tokens, score, timestamp, 0.0 AS duration, error,
@@ -127,6 +187,17 @@ NO_ATTEMPTS = """
 SELECT NULL AS run_id, 0 AS step_n, 0 AS attempt, '' AS error, '' AS category, 0 AS nano_usd, '' AS started_at,
     0.0 AS duration WHERE 0
 """
+VIEWS = (
+    {
+        "steps": LOOMC_STEPS,
+        "runs": f"SELECT *, {NO_CONTROL} FROM ({LOOMC_RUNS})",
+        "charges": LOOMC_CHARGES,
+        "attempts": NO_ATTEMPTS,
+    },
+    {"runs": f"SELECT *, {NO_CONTROL} FROM {{runs}}"},
+)
+"""How the tables of each older version are read as today's."""
+
 COLUMNS = {
     "runs": {"id", "spec_hash", "status", "created_at", "updated_at"},
     "steps": {"run_id", "step_n", "state_blob", "cost_usd", "score", "timestamp", "error"},
@@ -143,8 +214,15 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
     if version_of(db, path) == VERSION:
         return
     with transaction(db):
-        if version_of(db, path) == 0:  # another process may have been faster
-            _create(db, path)
+        version = version_of(db, path)  # another process may have been faster
+        if version < VERSION and _tables(db):
+            _back_up(path)
+        if version == 0:
+            _create(db)
+        for script in SCRIPTS[max(version, 1) :]:
+            for statement in _statements(script):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def read_as_today(db: sqlite3.Connection, path: Path) -> None:
@@ -154,17 +232,15 @@ def read_as_today(db: sqlite3.Connection, path: Path) -> None:
         RunNotFound: When it has no tables yet.
         StoreError: When it belongs to a newer version or to another program.
     """
-    if version_of(db, path) == 0:
-        if not _tables(db):
-            raise RunNotFound(f"there are no runs in {path} yet; a first run makes its tables")
-        names = {"runs": "main.runs", "steps": "main.steps"}
-        for table, query in (
-            ("steps", LOOMC_STEPS),
-            ("runs", LOOMC_RUNS),
-            ("charges", LOOMC_CHARGES),
-            ("attempts", NO_ATTEMPTS),
-        ):
-            db.execute(f"CREATE TEMP VIEW {table} AS {query.format(**names)}")
+    version = version_of(db, path)
+    if version == 0 and not _tables(db):
+        raise RunNotFound(f"there are no runs in {path} yet; a first run makes its tables")
+    for name, query in VIEWS[version].items() if version < VERSION else ():
+        db.execute(f"CREATE TEMP VIEW {name} AS {query.format(runs='main.runs', steps='main.steps')}")
+    for script in SCRIPTS[max(version, 1) :]:  # what it lacks is empty
+        for statement in _statements(script):
+            if statement.startswith("CREATE TABLE"):
+                db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:
@@ -193,15 +269,14 @@ def _tables(db: sqlite3.Connection) -> set[str]:
     return {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 
 
-def _create(db: sqlite3.Connection, path: Path) -> None:
+def _create(db: sqlite3.Connection) -> None:
+    """Make the tables of the first version, and fill them with what loomc 0.3.0 kept."""
     older = bool(_tables(db))
     if older:
-        _back_up(path)
         db.execute("ALTER TABLE runs RENAME TO loomc_runs")
         db.execute("ALTER TABLE steps RENAME TO loomc_steps")
-    for statement in TABLES.split(";\n"):
-        if statement.strip():
-            db.execute(statement)
+    for statement in _statements(TABLES):
+        db.execute(statement)
     if older:
         names = {"runs": "loomc_runs", "steps": "loomc_steps"}
         queries = {"runs": LOOMC_RUNS, "steps": LOOMC_STEPS, "charges": LOOMC_CHARGES}
@@ -210,7 +285,10 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
             db.execute(f"INSERT INTO {table} ({', '.join(columns)}) {query.format(**names)}")
         db.execute("DROP TABLE loomc_steps")
         db.execute("DROP TABLE loomc_runs")
-    db.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _statements(script: str) -> Iterator[str]:
+    return (statement.strip() for statement in script.split(";\n") if statement.strip())
 
 
 def _back_up(path: Path) -> None:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from loomc_runner.records import Attempt, Charge, Run, RunStatus, StepRecord
-from loomc_runner.store.base import Resumption
+from loomc_runner.records import (
+    Attempt,
+    BreakerChange,
+    Call,
+    CallStatus,
+    Charge,
+    Control,
+    Question,
+    Run,
+    RunStatus,
+    StepRecord,
+)
+from loomc_runner.store.base import ENDED, Resumption
+
+LONG = 4096
+"""Characters of a result; a longer one is stored compressed."""
+
+MOMENTS = ("asked_at", "expires_at", "answered_at")
 
 RUN_COLUMNS = tuple(item.name for item in fields(Run))
 RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
@@ -28,21 +45,22 @@ STATE = "SELECT encoding, base_n, state_blob FROM steps WHERE run_id = ? AND ste
 CLAIM = (
     "UPDATE runs SET owner = ?, epoch = epoch + 1, resumes = resumes + 1, status = 'running', stop_reason = NULL, "
     "in_flight = NULL, reserved_nano = 0, updated_at = ?, loop = ?, source = ?, spec_hash = ?, code_hash = ?, "
-    "budget = ?, notes = ? WHERE id = ?"
+    "budget = ?, notes = ?, control = NULL, progress = ?, stuck = ? WHERE id = ?"
 )
 ADVANCE = (
     "UPDATE runs SET updated_at = ?, steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, "
     "worked = worked + ?, best_step = coalesce(?, best_step), dearest_nano = max(dearest_nano, ?), "
     "in_flight = ?, reserved_nano = ?, in_flight_mark = (SELECT coalesce(max(id), 0) FROM charges) "
-    "WHERE id = ? AND epoch = ? AND status = 'running'"
+    "WHERE id = ? AND epoch = ? AND status = 'running' RETURNING control"
 )
 END = (
     "UPDATE runs SET status = ?, stop_reason = ?, owner = NULL, result = coalesce(?, result), updated_at = ?, "
     "steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, worked = worked + ?, "
     "best_step = coalesce(?, best_step), dearest_nano = max(dearest_nano, ?), "
-    "in_flight = CASE WHEN ? THEN in_flight END WHERE id = ? AND epoch = ? AND status = 'running'"
+    "in_flight = CASE WHEN ? THEN in_flight END, control = NULL "
+    "WHERE id = ? AND epoch = ? AND status = 'running' RETURNING control"
 )
-SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ?"
+SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ? RETURNING control"
 NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
 INSERT_CHARGE = (
@@ -58,6 +76,32 @@ ATTEMPTS = (
 )
 CHARGES = "SELECT step_n, nano_usd, tokens, label, at, estimated FROM charges WHERE run_id = ? ORDER BY id"
 
+CALL_COLUMNS = tuple(item.name for item in fields(Call))
+CALLS = f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND step_n BETWEEN ? AND ? ORDER BY step_n, seq"
+PUT_CALL = (
+    f"INSERT INTO calls (run_id, {', '.join(CALL_COLUMNS)}) VALUES ({', '.join('?' * (len(CALL_COLUMNS) + 1))}) "
+    "ON CONFLICT DO UPDATE SET status = excluded.status, result = excluded.result, error = excluded.error, "
+    "category = excluded.category, nano_usd = excluded.nano_usd, duration = excluded.duration"
+)
+QUESTION_COLUMNS = tuple(item.name for item in fields(Question))
+QUESTION_NAMES = ", ".join(QUESTION_COLUMNS).replace("default,", "default_answer,")
+PUT_QUESTION = (
+    f"INSERT INTO questions ({QUESTION_NAMES}) VALUES ({', '.join('?' * len(QUESTION_COLUMNS))}) "
+    "ON CONFLICT DO UPDATE SET withdrawn = excluded.withdrawn, "
+    "answered_by = coalesce(answered_by, excluded.answered_by), "
+    "answered_at = coalesce(answered_at, excluded.answered_at), answer = coalesce(answer, excluded.answer)"
+)
+WITHDRAW = "UPDATE questions SET withdrawn = 1 WHERE run_id = ? AND step_n = ? AND seq = ? AND answer IS NULL"
+ANSWER = (
+    "UPDATE questions SET answer = ?, answered_by = ?, answered_at = ? "
+    "WHERE run_id = ? AND step_n = ? AND seq = ? AND answer IS NULL AND NOT withdrawn"
+)
+BREAKER_COLUMNS = tuple(item.name for item in fields(BreakerChange))
+INSERT_BREAKER = (
+    f"INSERT INTO breakers (run_id, {', '.join(BREAKER_COLUMNS)}) "
+    f"VALUES ({', '.join('?' * (len(BREAKER_COLUMNS) + 1))})"
+)
+
 FAMILY = (
     "WITH RECURSIVE family (id) AS (VALUES (?) UNION "
     "SELECT r.id FROM runs r JOIN family ON r.parent_run_id = family.id) "
@@ -65,6 +109,22 @@ FAMILY = (
 CHILDREN_IN_FLIGHT = "SELECT id FROM runs WHERE parent_run_id = ? AND in_flight IS NOT NULL"
 DEAREST = "UPDATE runs SET dearest_nano = max(dearest_nano, ?) WHERE id = ?"
 LAND = "UPDATE runs SET in_flight = NULL, reserved_nano = 0 WHERE id = ?"
+OPEN_CHILDREN = (
+    FAMILY + f"SELECT id FROM runs WHERE id IN family AND status NOT IN ({', '.join(repr(s.value) for s in ENDED)})"
+)
+ASKED = "SELECT control FROM runs WHERE id = ?"
+ASK_FOR = "UPDATE runs SET control = ? WHERE id = ?"
+SET_STATUS = "UPDATE runs SET status = ?, stop_reason = ?, owner = NULL, control = NULL, updated_at = ? WHERE id = ?"
+PROGRESS = (
+    FAMILY + "SELECT (SELECT coalesce(sum(steps), 0) FROM runs WHERE id IN family) "
+    "+ (SELECT count(*) FROM calls WHERE status = 'done' AND run_id IN family) "
+    "+ (SELECT count(*) FROM questions WHERE answer IS NOT NULL AND run_id IN family)"
+)
+QUESTIONS = FAMILY + f"SELECT {QUESTION_NAMES} FROM questions WHERE run_id IN family ORDER BY asked_at, step_n, seq"
+OPEN_QUESTIONS = (
+    f"SELECT {QUESTION_NAMES} FROM questions WHERE answer IS NULL AND NOT withdrawn ORDER BY asked_at, step_n, seq"
+)
+BREAKERS = FAMILY + f"SELECT {', '.join(BREAKER_COLUMNS)} FROM breakers WHERE run_id IN family ORDER BY id"
 SUBTREE = FAMILY + "SELECT coalesce(sum(nano_usd), 0), coalesce(sum(tokens), 0) FROM runs WHERE id IN family"
 SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges WHERE id > ? AND run_id IN family"
 
@@ -106,7 +166,13 @@ def put(db: sqlite3.Connection, statement: str, values: Sequence[Any]) -> sqlite
 
 
 def list_query(
-    prefix: str, status: RunStatus | None, loop: str | None, parent: str | None, limit: int | None, offset: int
+    prefix: str,
+    status: RunStatus | None,
+    loop: str | None,
+    parent: str | None,
+    parent_step: int | None,
+    limit: int | None,
+    offset: int,
 ) -> tuple[str, list[Any]]:
     """The statement and its values that list runs, newest first. `interrupted` is `running` here."""
     wanted: list[tuple[str, Any]] = []
@@ -118,6 +184,8 @@ def list_query(
         wanted.append(("instr(loop, ?)", loop))
     if parent:
         wanted.append(("parent_run_id = ?", parent))
+    if parent_step is not None:
+        wanted.append(("parent_step = ?", parent_step))
     where = f" WHERE {' AND '.join(clause for clause, _ in wanted)}" if wanted else ""
     values = [value for _, value in wanted]
     window = [-1 if limit is None else limit, offset]
@@ -131,6 +199,7 @@ def run_values(run: Run) -> list[Any]:
     row["created_at"], row["updated_at"] = run.created_at.isoformat(), run.updated_at.isoformat()
     row["budget"] = budget_text(run.budget)
     row["tags"], row["notes"] = json.dumps(run.tags), json.dumps(run.notes)
+    row["control"] = None if run.control is None else run.control.value
     return list(row.values())
 
 
@@ -142,14 +211,21 @@ def run_from(row: Sequence[Any]) -> Run:
     values["updated_at"] = datetime.fromisoformat(values["updated_at"])
     values["budget"] = None if values["budget"] is None else json.loads(values["budget"])
     values["tags"], values["notes"] = tuple(json.loads(values["tags"])), tuple(json.loads(values["notes"]))
+    values["control"] = control_from(values["control"])
     return Run(**values)
 
 
-def resumption_values(run: Run, resumption: Resumption) -> tuple[Any, ...]:
+def control_from(text: str | None) -> Control | None:
+    """What is asked of a run, if anything."""
+    return None if text is None else Control(text)
+
+
+def resumption_values(run: Run, resumption: Resumption, progress: int) -> tuple[Any, ...]:
     """What a claim writes into the row of the run."""
     notes = json.dumps([*run.notes, *resumption.notes])
     names = (resumption.loop, resumption.source, resumption.spec_hash, resumption.code_hash)
-    return (resumption.at.isoformat(), *names, budget_text(resumption.budget), notes)
+    written = (resumption.at.isoformat(), *names, budget_text(resumption.budget), notes)
+    return (*written, progress, resumption.stuck(run, progress))
 
 
 def budget_text(budget: dict[str, Any] | None) -> str | None:
@@ -215,3 +291,54 @@ def attempt_from(row: Sequence[Any]) -> Attempt:
     """A row as an attempt."""
     step_n, number, error, category, nano_usd, started_at, duration = row
     return Attempt(step_n, number, error, category, nano_usd, datetime.fromisoformat(started_at), duration)
+
+
+def call_values(run_id: str, call: Call) -> tuple[Any, ...]:
+    """A call as the values of its row; a long result is compressed."""
+    row = {name: getattr(call, name) for name in CALL_COLUMNS}
+    row["status"], row["started_at"] = call.status.value, call.started_at.isoformat()
+    if call.result is not None and len(call.result) > LONG:
+        row["result"] = zlib.compress(call.result.encode("utf-8", "surrogatepass"))
+    return (run_id, *row.values())
+
+
+def call_from(row: Sequence[Any]) -> Call:
+    """A row as a call."""
+    values = dict(zip(CALL_COLUMNS, row, strict=True))
+    values["status"], values["started_at"] = CallStatus(values["status"]), datetime.fromisoformat(values["started_at"])
+    if isinstance(values["result"], bytes):
+        values["result"] = zlib.decompress(values["result"]).decode("utf-8", "surrogatepass")
+    return Call(**values)
+
+
+def question_values(question: Question) -> tuple[Any, ...]:
+    """A question as the values of its row."""
+    row = {name: getattr(question, name) for name in QUESTION_COLUMNS}
+    row["schema"] = json.dumps(question.schema)
+    for name in MOMENTS:
+        row[name] = None if row[name] is None else row[name].isoformat()
+    return tuple(row.values())
+
+
+def question_from(row: Sequence[Any]) -> Question:
+    """A row as a question."""
+    values = dict(zip(QUESTION_COLUMNS, row, strict=True))
+    values["schema"], values["withdrawn"] = json.loads(values["schema"]), bool(values["withdrawn"])
+    for name in MOMENTS:
+        values[name] = None if values[name] is None else datetime.fromisoformat(values[name])
+    return Question(**values)
+
+
+def breaker_values(run_id: str, change: BreakerChange) -> tuple[Any, ...]:
+    """A change of a circuit breaker as the values of its row."""
+    row = {name: getattr(change, name) for name in BREAKER_COLUMNS}
+    row["at"], row["retry_at"] = change.at.isoformat(), change.retry_at and change.retry_at.isoformat()
+    return (run_id, *row.values())
+
+
+def breaker_from(row: Sequence[Any]) -> BreakerChange:
+    """A row as a change of a circuit breaker."""
+    values = dict(zip(BREAKER_COLUMNS, row, strict=True))
+    values["at"] = datetime.fromisoformat(values["at"])
+    values["retry_at"] = values["retry_at"] and datetime.fromisoformat(values["retry_at"])
+    return BreakerChange(**values)

@@ -7,13 +7,28 @@ import json
 import os
 import sqlite3
 from collections.abc import Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreBusy
-from loomc_runner.records import INITIAL, Attempt, Charge, Claim, Lease, Run, RunStatus, StepRecord, Transition
+from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreBusy
+from loomc_runner.records import (
+    INITIAL,
+    Attempt,
+    BreakerChange,
+    Call,
+    Charge,
+    Claim,
+    Control,
+    Lease,
+    Question,
+    Run,
+    RunStatus,
+    StepRecord,
+    Transition,
+)
 from loomc_runner.store import owners, sql
-from loomc_runner.store.base import Resumption
+from loomc_runner.store.base import SUPERSEDED, Resumption, ended_by
 from loomc_runner.store.connection import SQLiteFile
 
 
@@ -40,7 +55,9 @@ class SQLiteStore(SQLiteFile):
                     raise RunLocked(f"run {run.id} has just been started elsewhere; resume it when that has ended")
                 owner = owners.own_token(self.path.parent)
                 mark = db.execute("SELECT coalesce(max(id), 0) FROM charges").fetchone()[0]
-                run = dataclasses.replace(run, owner=owner, epoch=1, in_flight_mark=mark)
+                asked = db.execute(sql.ASKED, (run.parent_run_id,)).fetchone() if run.parent_run_id else None
+                control = sql.control_from(asked[0]) if asked else None  # what is asked of its parent
+                run = dataclasses.replace(run, owner=owner, epoch=1, in_flight_mark=mark, control=control)
                 sql.put(db, sql.INSERT_RUN, sql.run_values(run))
                 first: StepRecord[Any] = StepRecord(INITIAL, INITIAL, None, None, 0, run.created_at, 0.0)
                 sql.put(db, sql.INSERT_STEP, sql.step_values(run.id, first, state))
@@ -62,7 +79,8 @@ class SQLiteStore(SQLiteFile):
                     raise RunLocked(f"run {run_id} is being worked on by process {pid}; wait for it, or end it first")
                 if run.in_flight is not None:
                     self._close_in_flight(db, run, resumption)
-                sql.put(db, sql.CLAIM, (mine, *sql.resumption_values(run, resumption), run_id))
+                (progress,) = db.execute(sql.PROGRESS, (run_id,)).fetchone()
+                sql.put(db, sql.CLAIM, (mine, *sql.resumption_values(run, resumption, progress), run_id))
                 run = dataclasses.replace(self._row(db, run_id), status=run.status, stop_reason=run.stop_reason)
                 spent, tokens = db.execute(sql.SUBTREE, (run_id,)).fetchone()
         except BaseException:
@@ -70,25 +88,26 @@ class SQLiteStore(SQLiteFile):
             raise
         return Claim(Lease(run_id, mine, run.epoch, os.getpid()), run, spent, tokens)
 
-    def commit(self, lease: Lease, transition: Transition) -> None:
-        """Store one transition of a run in one transaction."""
+    def commit(self, lease: Lease, transition: Transition) -> Control | None:
+        """Store one transition of a run in one transaction, and tell what somebody asks of it."""
         try:
             if lease.pid != os.getpid():
                 raise RunLost(f"run {lease.run_id} belongs to the process that was forked; only that may write to it")
             with self._writing() as db:
-                self._write(db, lease, transition)
+                control = self._write(db, lease, transition)
         except StoreBusy:  # the caller comes again
             raise
         except BaseException:
             self._let_go(lease, transition)
             raise
         self._let_go(lease, transition)
+        return control
 
     def _let_go(self, lease: Lease, transition: Transition) -> None:
         if transition.status is not RunStatus.RUNNING:
             owners.let_go(str(self.path), lease.run_id)
 
-    def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> None:
+    def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         at, run_id, step, nano, tokens = change.at.isoformat(), lease.run_id, change.step, 0, 0
         for charge in change.charges:
             sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run_id, charge))
@@ -102,17 +121,54 @@ class SQLiteStore(SQLiteFile):
             written = db.execute(sql.SPEND, (nano, tokens, *owned))
         else:
             written = db.execute(sql.ADVANCE, (at, *totals, change.in_flight, change.reserved_nano, *owned))
-        if written.rowcount != 1:  # looked at before the step, which somebody else may have written too
+        row = written.fetchone()
+        if row is None:  # looked at before the step, which somebody else may have written too
             raise RunLost(
                 f"run {run_id} has ended, was taken over by another process or is no longer in {self.path}; "
                 "nothing more is written to it here"
             )
         if step is not None:
             sql.put(db, sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
+        self._write_inside(db, run_id, change)
+        return sql.control_from(row[0])
+
+    @staticmethod
+    def _write_inside(db: sqlite3.Connection, run_id: str, change: Transition) -> None:
+        """What happened inside a step."""
         if change.attempt is not None:
             sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run_id, change.attempt))
+        if change.call is not None:
+            sql.put(db, sql.PUT_CALL, sql.call_values(run_id, change.call))
+        if change.question is not None:
+            sql.put(db, sql.PUT_QUESTION, sql.question_values(change.question))
+        if change.breaker is not None:
+            sql.put(db, sql.INSERT_BREAKER, sql.breaker_values(run_id, change.breaker))
+        for step_n, seq in change.withdrawn:
+            db.execute(sql.WITHDRAW, (run_id, step_n, seq))
+        for child_id in change.superseded:
+            for (name,) in db.execute(sql.OPEN_CHILDREN, (child_id,)).fetchall():
+                db.execute(sql.SET_STATUS, (RunStatus.CANCELLED.value, SUPERSEDED, change.at.isoformat(), name))
         if change.notes is not None:
             db.execute(sql.NOTE, (json.dumps(change.notes), run_id))
+
+    def answer(self, question: Question, answer: str, by: str, at: datetime) -> None:
+        """Answer an open question, once."""
+        place = (question.run_id, question.step_n, question.seq)
+        with self._writing() as db:
+            if sql.put(db, sql.ANSWER, (answer, by, at.isoformat(), *place)).rowcount != 1:
+                raise AnswerRefused(f"the question {question.prompt!r} of run {question.run_id} is not open any more")
+
+    def request(self, run_id: str, control: Control, at: datetime) -> Run:
+        """Ask something of a run and its child runs."""
+        with self._writing() as db:
+            self._row(db, run_id)
+            found = {run_id} | {name for (name,) in db.execute(sql.OPEN_CHILDREN, (run_id,)).fetchall()}
+            for run in [self._row(db, name) for name in found]:
+                if run.status is RunStatus.RUNNING:
+                    db.execute(sql.ASK_FOR, (control.value, run.id))
+                elif ends := ended_by(control, run):
+                    db.execute(sql.SET_STATUS, (*ends, at.isoformat(), run.id))
+            return self._row(db, run_id)
 
     def _close_in_flight(self, db: sqlite3.Connection, run: Run, resumption: Resumption) -> None:
         """Charge the step that was cut off, after those of the child runs that were cut off with it."""
@@ -146,6 +202,7 @@ class SQLiteStore(SQLiteFile):
         status: RunStatus | None = None,
         loop: str | None = None,
         parent: str | None = None,
+        parent_step: int | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> Sequence[Run]:
@@ -153,7 +210,7 @@ class SQLiteStore(SQLiteFile):
         by_owner = status in {RunStatus.RUNNING, RunStatus.INTERRUPTED}  # only a look at the owner tells the two apart
         window = (None, 0) if by_owner else (limit, offset)
         with self._reading() as db:
-            rows = db.execute(*sql.list_query(prefix, status, loop, parent, *window)).fetchall()
+            rows = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, *window)).fetchall()
             runs = [self._as_shown(sql.run_from(row)) for row in rows]
         if not by_owner:
             return runs
@@ -187,6 +244,23 @@ class SQLiteStore(SQLiteFile):
         """The charges of a run, in order."""
         with self._reading() as db:
             return [sql.charge_from(row) for row in db.execute(sql.CHARGES, (run_id,)).fetchall()]
+
+    def calls(self, run_id: str, step_n: int | None = None) -> Sequence[Call]:
+        """The durable calls of a run, or of one step of it, in order."""
+        window = (0, 2**62) if step_n is None else (step_n, step_n)
+        with self._reading() as db:
+            return [sql.call_from(row) for row in db.execute(sql.CALLS, (run_id, *window)).fetchall()]
+
+    def questions(self, run_id: str | None = None) -> Sequence[Question]:
+        """The questions of a run and its child runs, or the open ones of all."""
+        query = (sql.OPEN_QUESTIONS,) if run_id is None else (sql.QUESTIONS, (run_id,))
+        with self._reading() as db:
+            return [sql.question_from(row) for row in db.execute(*query).fetchall()]
+
+    def breakers(self, run_id: str) -> Sequence[BreakerChange]:
+        """How circuit breakers changed in a run and its child runs, in order."""
+        with self._reading() as db:
+            return [sql.breaker_from(row) for row in db.execute(sql.BREAKERS, (run_id,)).fetchall()]
 
     def subtree(self, run_id: str) -> tuple[int, int]:
         """Nano-dollars and tokens of a run together with all its child runs."""

@@ -152,7 +152,7 @@ class Undisturbed:
         store, fuse = FaultyStore(MemoryStore()), Fuse()
         refine(kind, store, "calm", fuse)
         self.committed, self.nano_usd = committed(store, "calm"), store.get_run("calm").nano_usd
-        self.writes = store.calls.total()
+        self.writes = store.writes.total()
         self.deaths = [
             *(Death(where, number) for where in ("before", "after") for number in range(1, self.writes + 1)),
             *(Death("inside", number) for number in range(1, fuse.passed + 1)),

@@ -63,7 +63,7 @@ def test_calls_are_counted_by_verb() -> None:
     store.commit(store.create_run(a_run(), "0"), PAUSED)
     store.commit(store.claim("r", a_resumption()).lease, PAUSED)
     assert store.get_run("r").resumes == 1
-    assert store.calls == {"create_run": 1, "commit": 2, "claim": 1}
+    assert store.writes == {"create_run": 1, "commit": 2, "claim": 1}
 
 
 def test_a_function_that_returns_lets_the_write_be_made() -> None:

@@ -1,0 +1,165 @@
+"""A durable call under way: its recorded result, or an execution that is put on record."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import json
+import time
+from typing import Any
+
+from loomc_runner import deadline
+from loomc_runner.calls.spec import ToolSpec
+from loomc_runner.clock import format_duration
+from loomc_runner.context import Scope, enclosing_call, metered, rest, write, write_async
+from loomc_runner.errors import BudgetExhausted, CallError, SpecError, StateError, in_words
+from loomc_runner.questions import answer_to
+from loomc_runner.records import Call, CallStatus
+from loomc_runner.retry import category_of
+from loomc_runner.state import Codec
+from loomc_runner.store import sleep_of
+
+
+class Made:
+    """A call that is made inside a step; what it is known by is settled when it is made, not when it is awaited."""
+
+    def __init__(
+        self, spec: ToolSpec, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any], key: str | None
+    ) -> None:
+        self.spec, self.scope, self.record = spec, scope, scope.record
+        self.run = functools.partial(spec.fn, *args, **kwargs)
+        if key is None and spec.key is not None:
+            key = spec.key(*args, **kwargs)
+        if key is None:
+            text = spec.as_json(args, kwargs)
+            self.shown, self.key = f"{spec.name}({_short(text)})", self.record.key_of("call", spec.name, text)
+        elif isinstance(key, str):
+            self.shown, self.key = f"{spec.name}(key={key!r})", f"{spec.name}:{key}"
+        else:
+            raise SpecError(f"key={key!r} of a call of {spec.name}: give a text")
+
+    async def result(self) -> Any:
+        """The recorded result, else that of an execution, which is recorded."""
+        known, value = self._look_up()
+        tried = 0
+        while not known:
+            try:
+                value, known = await self._execute(), True
+            except Exception as error:
+                tried += 1
+                delay = None if self.spec.retry is None else self.spec.retry.delay(error, tried)
+                if delay is None:
+                    raise
+                await rest(self.scope.account.ledger, delay, sleep_of(is_async=self.spec.is_async))
+        return value
+
+    def _look_up(self) -> tuple[bool, Any]:
+        """Whether there is a recorded result, and the result."""
+        known = self.record.call(self.key)
+        if known is not None and known.status is CallStatus.DONE:
+            return True, self.spec.codec.decode(known.result or "null")
+        if self.key in self.record.running:
+            raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
+        if known is None or not self.spec.once:
+            return False, None
+        if known.status is CallStatus.FAILED:
+            raise CallError(f"{self.shown} failed before, and is not to run twice: {known.error}")
+        return self._decided(known)
+
+    def _decided(self, known: Call) -> tuple[bool, Any]:
+        """What a person says about a call that was started and has no result."""
+        prompt = (
+            f"{self.shown} was started {known.started_at:%Y-%m-%d %H:%M:%S} UTC, its result is unknown: "
+            'run it again ({"run_again": true}), or give its result ({"result": ...})?'
+        )
+        answer = json.loads(answer_to(self.scope, prompt, _in_doubt(self.spec.codec)))
+        if "result" not in answer:
+            return False, None
+        value = self.spec.codec.decode(json.dumps(answer["result"]))
+        done = dataclasses.replace(known, status=CallStatus.DONE, result=self.spec.codec.encode(value))
+        write(self.scope, call=done)
+        self.record.note_call(done)
+        return True, value
+
+    async def _execute(self) -> Any:
+        """Execute the function once; that it began is on record first."""
+        outer = enclosing_call(self.scope.lease.run_id)
+        names = (self.scope.step_n, self.record.next_number("call"), self.spec.name, self.key, CallStatus.STARTED)
+        entry = Call(*names, self.scope.clock.now(), outer=None if outer is None else outer.seq)
+        self.record.running.add(self.key)
+        try:
+            await self._put(entry)
+            return await self._recorded(entry)
+        finally:
+            self.record.running.discard(self.key)
+
+    async def _recorded(self, entry: Call) -> Any:
+        """Execute the function, and put on record what came of it."""
+        clock, value, text, error = self.scope.clock, None, None, None
+        begun = clock.monotonic()
+        with metered(self.scope.lease.run_id, entry.seq, once=self.spec.once) as meter:
+            try:
+                value = await self._within_its_time()
+                text = self._as_text(value)
+            except BudgetExhausted:  # in the middle: what it has done is not known
+                raise
+            except Exception as caught:  # noqa: BLE001 - recorded, and raised again
+                error = caught
+        ended = dataclasses.replace(
+            entry,
+            status=CallStatus.DONE if error is None else CallStatus.FAILED,
+            result=text,
+            error=None if error is None else in_words(error),
+            category=None if error is None else category_of(error),
+            nano_usd=meter.nano_usd,
+            duration=clock.monotonic() - begun,
+        )
+        await self._put(ended)
+        if error is not None:
+            raise error
+        return value
+
+    async def _within_its_time(self) -> Any:
+        limit = self.spec.timeout
+        due = None if limit is None else time.monotonic() + limit
+        try:
+            if self.spec.is_async:
+                return await deadline.call_async(self.run, deadline=due)
+            return deadline.call(self.run, deadline=due)
+        except deadline.DeadlineReached:
+            left = self.scope.account.ledger.seconds_left
+            if limit is None or due is None or time.monotonic() < due or (left is not None and left <= 0):
+                raise
+            raise TimeoutError(f"{self.shown} took longer than {format_duration(limit)}") from None
+
+    def _as_text(self, value: Any) -> str:
+        if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
+            if not inspect.isasyncgen(value) and hasattr(value, "close"):
+                value.close()
+            raise StateError(f"{self.shown} gave a {type(value).__name__}, which cannot be recorded; return its result")
+        try:
+            return self.spec.codec.encode(value)
+        except StateError as error:
+            hint = "; annotate what the function returns" if self.spec.codec.annotation is Any else ""
+            raise StateError(f"the result of {self.shown} cannot be recorded: {error}{hint}") from error
+
+    async def _put(self, entry: Call) -> None:
+        if self.spec.is_async:
+            await write_async(self.scope, call=entry)
+        else:
+            write(self.scope, call=entry)
+        self.record.note_call(entry)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _in_doubt(codec: Codec[Any]) -> dict[str, Any]:
+    """The JSON schema of what a person can say about a call in doubt."""
+    result = dict(codec.adapter.json_schema())
+    shared = {"$defs": result.pop("$defs")} if "$defs" in result else {}
+    again = {"properties": {"run_again": {"const": True}}, "required": ["run_again"]}
+    given = {"properties": {"result": result}, "required": ["result"]}
+    return {"anyOf": [{"type": "object", "additionalProperties": False, **part} for part in (again, given)], **shared}
