@@ -9,6 +9,7 @@ from loomc_runner.context import Leave, Scope
 from loomc_runner.errors import RunStopped, StoreError
 from loomc_runner.records import Control, RunStatus
 from loomc_runner.step import Outcome
+from loomc_runner.store import in_event_loop
 
 S = TypeVar("S")
 
@@ -23,9 +24,10 @@ async def interruptible(work: Coroutine[Any, Any, Outcome[S]], scope: Scope) -> 
     """Run an async step, and cancel its task when the run is asked to pause now; a step that has returned is kept."""
     import asyncio
 
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    if task is None:
+    task = asyncio.current_task() if in_event_loop() else None
+    if task is None:  # driven by hand: there is nothing to cancel
         return await work
+    loop = task.get_loop()
     before, requests, begun = task.cancelling(), 0, scope.clock.monotonic()
 
     timer: asyncio.TimerHandle

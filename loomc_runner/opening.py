@@ -20,9 +20,7 @@ from loomc_runner.errors import (
     LoomcError,
     NotResumable,
     RunMismatch,
-    RunNotFound,
     SpecError,
-    StateError,
 )
 from loomc_runner.history import History
 from loomc_runner.journal import Journal
@@ -30,7 +28,7 @@ from loomc_runner.records import INITIAL, NANO, Claim, Question, Run, RunResult,
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
 from loomc_runner.step import result_codec
-from loomc_runner.store import Resumption, Store, block, finish, open_store, patiently, sleep_of
+from loomc_runner.store import Resumption, Store, open_store, patiently, sleep_of
 
 S = TypeVar("S")
 

@@ -94,6 +94,8 @@ async def _open_child(request: Request[S], place: Place) -> Cursor[S] | RunResul
             run = await opening.look_up(spec, store, place.run_id)
         except RunNotFound:  # it was called, and never came to begin
             return await opening.begin(spec, request.state, place.run_id, place.key)
+        if (scope := current_scope()) is not None and any(store.subtree(run.id)):
+            scope.account.priced = True  # its cost was recorded in an earlier try
         if run.status is RunStatus.STALLED:
             return opening.stored_result(spec, store, run)
         return await _go_on(dataclasses.replace(request, force=True), store, run)

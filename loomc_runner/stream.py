@@ -33,7 +33,8 @@ class Steps(Generic[S]):
 
     def __init__(self, request: Request[S]) -> None:
         request = request.placed()
-        self.run_id = request.run_id or (request.place.run_id if request.place else new_run_id())
+        own_id = new_run_id() if request.place is None else request.place.run_id
+        self.run_id = own_id if request.run_id is None else request.run_id
         self.result: RunResult[S] | None = None
         self._request = dataclasses.replace(request, run_id=self.run_id)
         self._cursor: Cursor[S] | None = None
@@ -57,7 +58,8 @@ class Steps(Generic[S]):
         except StopAsyncIteration:
             pass
         except BaseException as error:
-            if self._cursor is not None and not self._cursor.stopped:  # Ctrl-C between two steps
+            torn = self._cursor is not None and not self._cursor.stopped and not isinstance(error, GeneratorExit)
+            if torn and self._cursor is not None:  # Ctrl-C between two steps
                 await pause(self._cursor, error)
             inform(error, self._cursor)
             raise

@@ -58,6 +58,7 @@ class Made:
         """Whether there is a recorded result, and the result."""
         known = self.record.call(self.key)
         if known is not None and known.status is CallStatus.DONE:
+            self.scope.account.priced |= known.nano_usd > 0  # its cost was recorded in an earlier try
             return True, self.spec.codec.decode(known.result or "null")
         if self.key in self.record.running:
             raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")

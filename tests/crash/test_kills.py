@@ -121,13 +121,27 @@ def test_a_run_that_was_killed_at_any_instant_goes_on(database: str) -> None:
     assert killed > 10
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("kind", ["spender-sync", "climber-sync"])
-def test_a_run_that_was_asked_to_stop_is_paused_and_paid_once(kind: str, number: int, database: str) -> None:
-    """Ctrl-C or SIGTERM right after a write, while that is taken note of, charges nothing a second time."""
+@pytest.mark.parametrize("kind", ["spender-sync", "climber-sync", "spender-async"])
+def test_a_run_that_is_terminated_finishes_its_step(kind: str, database: str) -> None:
+    """SIGTERM, whenever it comes, ends the process after the step, with nothing in flight and nothing paid twice."""
     for write in range(1, UNDISTURBED[kind].writes + 1):
-        losses = Losses(database, f"{kind}-{write}-{number}")
-        assert live(one_life, kind, database, losses.run_id, Death("after", write, number)) in {1, 128 + number}
+        losses = Losses(database, f"{kind}-{write}-drained")
+        assert live(one_life, kind, database, losses.run_id, Death("after", write, signal.SIGTERM)) == 128 + 15
+        losses.note()
+        run = losses.store.get_run(losses.run_id)
+        paused = (run.status, run.stop_reason) == ("paused", "paused: SIGTERM")
+        assert paused or (run.status == "completed" and write >= UNDISTURBED[kind].writes - 2)
+        assert (run.in_flight, losses.nano_usd, losses.store.attempts(run.id)) == (None, 0, [])
+        assert not dies(kind, losses, Death())
+        assert_as_undisturbed(kind, losses)
+
+
+@pytest.mark.parametrize("kind", ["spender-sync", "climber-sync"])
+def test_a_run_that_was_asked_to_stop_is_paused_and_paid_once(kind: str, database: str) -> None:
+    """Ctrl-C right after a write, while that is taken note of, charges nothing a second time."""
+    for write in range(1, UNDISTURBED[kind].writes + 1):
+        losses = Losses(database, f"{kind}-{write}-interrupted")
+        assert live(one_life, kind, database, losses.run_id, Death("after", write, signal.SIGINT)) in {1, 130}
         losses.note()
         left_as = {1: "interrupted", UNDISTURBED[kind].writes: "completed"}  # with 1 nobody holds the lease yet
         assert losses.store.get_run(losses.run_id).status == left_as.get(write, "paused")

@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loomc_runner import BudgetExhausted, LoomcError, SpecError, breaker
-from loomc_runner.breaker import CircuitBreaker, CircuitOpenError, Guarded, Snapshot, circuit_breaker
+from loomc_runner.breaker import CircuitBreaker, Guarded, circuit_breaker
+from loomc_runner.breaker.circuit import Snapshot
+from loomc_runner.errors import CircuitOpenError
 from loomc_runner.retry import Retry, category_of, retry_after_of
 from loomc_runner.testing import FakeClock
 
@@ -82,7 +84,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         assert changed.state == state  # outside of the lock: it can be asked
         seen.append(state)
 
-    monkeypatch.setattr(breaker, "on_change", see)
+    monkeypatch.setattr(breaker, "note", see)
     return seen
 
 
@@ -590,7 +592,7 @@ async def numbers_async() -> AsyncIterator[int]:
 @pytest.mark.parametrize(
     "fn",
     [numbers, numbers_async, functools.partial(numbers), 3, "ask", Client, staticmethod(fail), classmethod(fail)],  # type: ignore[arg-type]
-    ids=str,
+    ids=["generator", "async generator", "partial", "number", "text", "class", "static", "classmethod"],
 )
 def test_what_cannot_be_guarded_is_refused(fn: Any) -> None:
     """Generators fail while they are read, and the rest is no function."""
@@ -653,21 +655,21 @@ def test_changes_are_told_outside_the_lock(changes: list[str]) -> None:
     assert changes == ["open", "half_open", "open", *closed_again]
 
 
-def test_a_hook_that_fails_gives_the_trial_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hook_that_fails_gives_the_trial_back() -> None:
     """Its error reaches the caller, and the breaker is as it would be without it."""
     service = half_opened()
 
     def fails(changed: CircuitBreaker, state: str) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(breaker, "on_change", fails)
+    service.ask.breaker.on_change = fails
     assert isinstance(service.try_with("ok"), ZeroDivisionError)
     assert (service.ask.state, service.calls) == ("half_open", 3)
-    monkeypatch.setattr(breaker, "on_change", None)
+    service.ask.breaker.on_change = None
     assert service.try_with("ok") == "ok"
 
 
-def test_a_breaker_can_be_restored_before_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_breaker_can_be_restored_before_a_call() -> None:
     """What is asked before each call may open the breaker as it once was, and the call is refused then."""
     service = Service(backoff="exponential")
     asked: list[CircuitBreaker] = []
@@ -677,7 +679,7 @@ def test_a_breaker_can_be_restored_before_a_call(monkeypatch: pytest.MonkeyPatch
             about.restore(7, 4, 2)
         asked.append(about)
 
-    monkeypatch.setattr(breaker, "before_call", restore)
+    service.ask.breaker.before_call = restore
     error = service.try_with("ok")
     assert isinstance(error, CircuitOpenError)
     assert (error.retry_after, service.snapshot) == (7.0, Snapshot("open", 4, 2, 7.0))
@@ -695,14 +697,14 @@ def test_only_a_closed_breaker_is_restored(prepare: Callable[[], Service]) -> No
     assert service.snapshot == before
 
 
-def test_a_check_before_a_call_may_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_check_before_a_call_may_refuse_it() -> None:
     """Its error goes to the caller, and counts neither for nor against the function."""
     service = half_opened()
 
     def refuse(about: CircuitBreaker) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(breaker, "before_call", refuse)
+    service.ask.breaker.before_call = refuse
     assert isinstance(service.try_with("ok"), ZeroDivisionError)
     assert (service.ask.state, service.calls) == ("half_open", 3)
 

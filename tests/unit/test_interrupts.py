@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -122,13 +123,13 @@ def test_a_stream_may_be_torn(make: Maker) -> None:
 
 
 def test_every_run_around_a_torn_step_is_paused(make: Maker) -> None:
-    """Parents are torn with their children, and each can be resumed."""
+    """Parents are torn with their children, which go on with them: only the steps in flight are paid twice."""
     child = loop(name="child", checkpoint=make.store, converge_on=until(2))(torn_at(1, KeyboardInterrupt()))
     refine = make(lambda draft: child(draft), budget=Budget(usd=9), converge_on=until(2))
     with pytest.raises(KeyboardInterrupt):
         go(refine(Draft(), run_id="r1"))
     assert columns(make.store.list_runs(), "status", "stop_reason") == [("paused", "paused: KeyboardInterrupt")] * 2
-    assert go(refine.run(Draft(), run_id="r1")).cost_usd == 2.0
+    assert go(refine.run(Draft(), run_id="r1")).cost_usd == 1.5
 
 
 # --- at the worst moments
@@ -318,15 +319,19 @@ def signalled(number: int, fn: Callable[[Callable[[], None]], None]) -> int:
     [(signal.SIGINT, 130, "KeyboardInterrupt"), (signal.SIGTERM, 143, "SystemExit: 143")],
 )
 def test_a_signal_pauses_the_run(disk: SQLiteStore, number: int, code: int, reason: str, is_async: bool) -> None:
-    """Ctrl-C and SIGTERM end the process as they should, and the run waits to be resumed."""
+    """Ctrl-C, or a second SIGTERM, tears the step, ends the process as it should, and the run waits to be resumed."""
 
     def die_in_step(ready: Callable[[], None]) -> None:
         def hang(draft: Draft) -> Draft:
+            if number == signal.SIGTERM:
+                os.kill(os.getpid(), number)  # the first one asks
             ready()
             threading.Event().wait(30)
             return draft
 
         async def hang_async(draft: Draft) -> Draft:
+            if number == signal.SIGTERM:
+                os.kill(os.getpid(), number)
             ready()
             await asyncio.sleep(30)
             return draft
@@ -337,6 +342,24 @@ def test_a_signal_pauses_the_run(disk: SQLiteStore, number: int, code: int, reas
     run = disk.get_run("r1")
     assert (run.status, run.stop_reason in {f"paused: {reason}", "paused: CancelledError"}) == ("paused", True)
     assert go(Maker(disk, is_async=is_async)(grow, converge_on=until(2)).resume("r1")) == Draft(2)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_sigterm_lets_the_step_finish(disk: SQLiteStore, is_async: bool) -> None:
+    """The step that runs is finished and committed, no other one starts, and the process ends with 143."""
+
+    def work(ready: Callable[[], None]) -> None:
+        def step(draft: Draft) -> Draft:
+            ready()
+            time.sleep(0.2)
+            return grow(draft)
+
+        go(Maker(disk, is_async=is_async)(step)(Draft(), run_id="r1"))
+
+    assert signalled(signal.SIGTERM, work) == 143
+    run = disk.get_run("r1")
+    assert (run.status, run.stop_reason, run.steps, run.in_flight) == ("paused", "paused: SIGTERM", 1, None)
+    assert disk.attempts("r1") == []
 
 
 # --- the disposition of SIGTERM
