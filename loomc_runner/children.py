@@ -1,35 +1,167 @@
-"""Child runs: which run of its parent's step a call of a loop is."""
+"""Loops side by side: what `map` does, with threads for sync loops and tasks for async ones."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import dataclasses
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextvars import Context, copy_context
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from loomc_runner.context import current_scope
-from loomc_runner.spec import LoopSpec
-from loomc_runner.state import state_codec
+from loomc_runner.context import Leaving, halting
+from loomc_runner.errors import BudgetExhausted, WaitingForAnswer
+from loomc_runner.running import Request, run_to_end
+from loomc_runner.scores import check_count
+from loomc_runner.store import finish
+
+if TYPE_CHECKING:
+    import asyncio
+
+S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which child run of the step it is; `begun` when an earlier try of the step began it."""
+class Batch(Generic[S]):
+    """Runs that are made side by side: which of them come next, and what came of the others.
 
-    run_id: str
-    key: str
-    begun: bool
-
-
-def place(spec: LoopSpec[Any], state: Any) -> Place | None:
-    """The place of a child run in the step that calls it; None outside of a step.
-
-    A child is known by its loop, its initial state and its occurrence among equals in the step, so that it is found
-    again when the step is tried again. Its id is `PARENT.STEP.K`, where K is the next free number.
+    A run that was refused because of what the others hold reserved is tried again after one of them has ended. One
+    that waits for a person is no failure: the others run on.
     """
-    if (scope := current_scope()) is None:
-        return None
-    record = scope.record
-    key = record.key_of("child", spec.name, state_codec(spec.annotations[0], state).encode(state))
-    known = record.child(key)
-    run_id = known or f"{scope.lease.run_id}.{scope.step_n}.{record.next_number('child')}"
-    record.note_child(key, run_id)
-    return Place(run_id, key, known is not None)
+
+    def __init__(self, requests: Iterable[Request[S]], max_workers: int, *, return_exceptions: bool) -> None:
+        check_count("map(max_workers", max_workers)
+        self.requests = [request.placed() for request in requests]  # in order, so that each finds its place again
+        self.max_workers, self.return_exceptions = max_workers, return_exceptions
+        self.todo = deque(range(len(self.requests)))
+        self.results: dict[int, S | BaseException] = {}
+        self.refused: dict[int, BudgetExhausted] = {}
+        self.left: list[BaseException] = []
+        self.failure: BaseException | None = None
+        self.under_way = 0
+
+    def starting(self) -> Iterable[int]:
+        """The runs to start now."""
+        while self.todo and self.under_way < self.max_workers and self.failure is None:
+            self.under_way += 1
+            yield self.todo.popleft()
+
+    def ended(self, index: int, outcome: S | BaseException) -> None:
+        """Take note of what came of a run."""
+        self.under_way -= 1
+        if isinstance(outcome, BudgetExhausted) and self._is_refused(index, outcome):
+            self.refused[index] = outcome
+        elif isinstance(outcome, Leaving | WaitingForAnswer):
+            self.left.append(outcome)
+        elif isinstance(outcome, BaseException) and not (self.return_exceptions and isinstance(outcome, Exception)):
+            self.failure = self.failure or outcome
+        else:
+            self.results[index] = outcome
+        if index not in self.refused:  # something has been settled
+            self._try_again()
+        elif not self.under_way and not self.todo:  # nobody else holds anything
+            self._give_up(index)
+
+    def list(self) -> Sequence[S | BaseException]:
+        """The results in the order of the states, or the first failure; where one waits, so does the whole."""
+        if self.failure is not None:
+            raise self.failure
+        if self.left:
+            raise self.left[0]
+        return [self.results[index] for index in range(len(self.requests))]
+
+    def _is_refused(self, index: int, error: BudgetExhausted) -> bool:
+        place = self.requests[index].place
+        return place is not None and error.run_id is not None and place.run_id.startswith(f"{error.run_id}.")
+
+    def _try_again(self) -> None:
+        for index in self.refused:
+            request = self.requests[index]
+            if request.place is not None:
+                self.requests[index] = dataclasses.replace(
+                    request, place=dataclasses.replace(request.place, begun=True)
+                )
+        self.todo.extend(self.refused)
+        self.refused.clear()
+
+    def _give_up(self, index: int) -> None:
+        error = self.refused.pop(index)
+        for other, theirs in self.refused.items():
+            self.results[other] = theirs
+        self.refused.clear()
+        self.results[index] = error
+        if not self.return_exceptions:
+            self.failure = self.failure or error
+
+
+def map_in_threads(batch: Batch[S]) -> Sequence[S | BaseException]:
+    """Make the runs in threads; when one fails the others stop after their steps."""
+    outer, jobs = halting.get(), dict[Future[S], int]()
+    failed: list[bool] = []
+
+    def halt() -> bool:
+        return bool(failed) or (outer is not None and outer())
+
+    with ThreadPoolExecutor(batch.max_workers, thread_name_prefix="loomc-map") as pool:
+        try:
+            while True:
+                for index in batch.starting():
+                    context = copy_context()
+                    context.run(halting.set, halt)
+                    jobs[pool.submit(_work, context, batch.requests[index])] = index
+                if not jobs:
+                    return batch.list()
+                for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                    error = job.exception()
+                    batch.ended(jobs.pop(job), job.result() if error is None else error)
+                if batch.failure is not None:
+                    failed.append(True)
+        except BaseException:  # Ctrl-C: the threads are waited for
+            failed.append(True)
+            raise
+
+
+def _work(context: Context, request: Request[S]) -> S:
+    return context.run(_final, request)
+
+
+def _final(request: Request[S]) -> S:
+    result, error = finish(run_to_end(request))
+    if error is not None:
+        raise error
+    return result.state
+
+
+async def map_in_tasks(batch: Batch[S]) -> Sequence[S | BaseException]:
+    """Make the runs in tasks; when one fails the others are cancelled."""
+    import asyncio
+
+    jobs: dict[asyncio.Task[S], int] = {}
+    try:
+        while True:
+            for index in batch.starting():
+                jobs[asyncio.create_task(_final_async(batch.requests[index]))] = index
+            if not jobs:
+                return batch.list()
+            for job in (await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED))[0]:
+                batch.ended(jobs.pop(job), _outcome(job))
+            if batch.failure is not None:
+                return batch.list()
+    finally:
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+
+def _outcome(job: asyncio.Task[Any]) -> Any:
+    import asyncio
+
+    if job.cancelled():
+        return asyncio.CancelledError()
+    return job.exception() or job.result()
+
+
+async def _final_async(request: Request[S]) -> S:
+    result, error = await run_to_end(request)
+    if error is not None:
+        raise error
+    return result.state

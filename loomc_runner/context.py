@@ -98,8 +98,8 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("loomc_runner_step", default=None)
 
 
-halting: ContextVar[threading.Event | None] = ContextVar("loomc_runner_halting", default=None)
-"""Set around runs side by side; once the event is set, each of them stops after its step."""
+halting: ContextVar[Callable[[], bool] | None] = ContextVar("loomc_runner_halting", default=None)
+"""Set around runs side by side: whether each of them is to stop after its step, since another one failed."""
 
 _meters: ContextVar[tuple[Meter, ...]] = ContextVar("loomc_runner_meters", default=())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -41,7 +40,7 @@ class Cursor(Generic[S]):
     belongs to. `verdict` is how the run ended, None while it goes on. `unstored` is the commit that is under way.
     `journal` is what is on record of the next step, when that was tried before; `tried` how often it failed here,
     `delay` after how many seconds it is tried again.
-    `halt` is set by whoever runs several loops side by side when one of them failed.
+    `halt` tells whether a run beside it has failed, so that it is to stop.
     """
 
     spec: LoopSpec[S]
@@ -63,7 +62,7 @@ class Cursor(Generic[S]):
     journal: Journal | None = None
     tried: int = 0
     delay: float | None = None
-    halt: threading.Event | None = None
+    halt: Callable[[], bool] | None = None
 
     @property
     def stopped(self) -> bool:

@@ -86,7 +86,7 @@ def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | No
         return left(run_id, CANCELLED if control is Control.CANCEL else PAUSED)
     if termination_asked():
         return left(run_id, Leave(RunStatus.PAUSED, "paused: SIGTERM"))
-    if cursor.halt is not None and cursor.halt.is_set():
+    if cursor.halt is not None and cursor.halt():
         reason = "paused: a run beside it failed"
         return Verdict(RunStatus.PAUSED, reason, error=RunHalted(f"run {run_id} {reason}"))
     return None

@@ -164,7 +164,7 @@ class CircuitOpenError(LoomcError):
     def __str__(self) -> str:
         if not self.retry_after:
             return f"{self.name} has failed too often, and one call is trying it now; come again when that is over"
-        return f"{self.name} has failed too often and is not called; come again in {self.retry_after:.3g} s"
+        return f"{self.name} has failed too often and is not called; come again in {self.retry_after:.3g}s"
 
 
 class LoopNotFound(LoomcError, ImportError):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
+from loomc_runner.children import Batch, map_in_tasks, map_in_threads
 from loomc_runner.forking import fork
+from loomc_runner.outside import find_question, give_answer
 from loomc_runner.records import RunResult
 from loomc_runner.running import Ending, Request, run_to_end
 from loomc_runner.sigterm import orderly_termination
@@ -46,6 +48,24 @@ class Handle(Generic[S]):
             StateError: When the changed state does not fit its type.
         """
         return fork(self.spec, opening.store_of(self.spec), run_id, step, update)
+
+    def answer(self, run_id: str, value: Any, *, by: str, question: str | None = None) -> None:
+        """Answer the open question of a run, or of one of its child runs; `resume` it then.
+
+        Args:
+            run_id: The run that waits.
+            value: The answer: what `ask` gives, as the type it names or as plain JSON.
+            by: Who answers; it is stored with the answer.
+            question: Which one, as `STEP.NUMBER`, where several are open.
+
+        Raises:
+            AnswerRefused: When it does not fit the question, is the second answer to it, or comes too late.
+        """
+        from pydantic_core import to_jsonable_python
+
+        store = opening.store_of(self.spec)
+        asked = find_question(store, run_id, question)
+        give_answer(store, asked, [to_jsonable_python(value)], by, self.spec.clock.now())
 
 
 class Loop(Handle[S]):
@@ -96,6 +116,27 @@ class Loop(Handle[S]):
         """Run step by step: an iterator of the committed steps. With only a `run_id`, that run is resumed."""
         return Stream(Request(self.spec, state, run_id, state is ..., budget, force))
 
+    @overload
+    def map(self, states: Iterable[S], *, max_workers: int = 4) -> list[S]: ...
+    @overload
+    def map(self, states: Iterable[S], *, max_workers: int = 4, return_exceptions: bool) -> list[S | BaseException]: ...
+    def map(self, states: Iterable[S], *, max_workers: int = 4, return_exceptions: bool = False) -> Any:
+        """Run the loop from each of several states side by side, in threads; the final states in the same order.
+
+        Inside a step they are child runs, and are found again when the step is tried again. A run whose next step
+        does not fit what the others have left of the enclosing budgets is tried again when one of them has ended.
+        Where one waits for an answer the others run on.
+
+        Args:
+            states: The initial states.
+            max_workers: How many run at the same time.
+            return_exceptions: Give errors in the place of final states. Without it the first one is raised, after
+                the other runs have been paused at their next commit.
+        """
+        requests = (Request(self.spec, state) for state in states)
+        with orderly_termination():
+            return map_in_threads(Batch(requests, max_workers, return_exceptions=return_exceptions))
+
     def _drive(self, request: Request[S]) -> Ending[S]:
         with orderly_termination():
             return finish(run_to_end(request))
@@ -125,6 +166,24 @@ class AsyncLoop(Handle[S]):
     ) -> AsyncStream[S]:
         """Run step by step: an async iterator of the committed steps; see `Loop.stream`."""
         return AsyncStream(Request(self.spec, state, run_id, state is ..., budget, force))
+
+    @overload
+    def map(self, states: Iterable[S], *, max_workers: int = 4) -> Coroutine[Any, Any, list[S]]: ...
+    @overload
+    def map(
+        self, states: Iterable[S], *, max_workers: int = 4, return_exceptions: bool
+    ) -> Coroutine[Any, Any, list[S | BaseException]]: ...
+    def map(self, states: Iterable[S], *, max_workers: int = 4, return_exceptions: bool = False) -> Any:
+        """Run the loop from each of several states side by side, in tasks; see `Loop.map`.
+
+        When one fails the others are cancelled, which pauses them.
+        """
+        requests = (Request(self.spec, state) for state in states)
+        return self._map(Batch(requests, max_workers, return_exceptions=return_exceptions))
+
+    async def _map(self, batch: Batch[S]) -> Sequence[S | BaseException]:
+        with orderly_termination():
+            return await map_in_tasks(batch)
 
     async def _finally(self, request: Request[S]) -> S:
         return _final(await self._drive(request))

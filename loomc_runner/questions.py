@@ -19,6 +19,9 @@ T = TypeVar("T")
 BY_DEFAULT = "default"
 """Who answered a question that nobody answered in time."""
 
+VALUES = {"default", "const", "enum", "examples"}
+"""What holds values, and no schemas, in a JSON schema."""
+
 
 @dataclass(frozen=True)
 class Approval:
@@ -109,6 +112,19 @@ def _described(prompt: str, schema: Any) -> tuple[Codec[Any], dict[str, Any]]:
         raise SpecError(f"ask({prompt!r}): a question is a text")
     codec: Codec[Any] = Codec(schema)
     try:
-        return codec, codec.adapter.json_schema()
+        return codec, _bare(codec.adapter.json_schema())
     except PydanticUserError as error:  # an arbitrary class
         raise SpecError(f"ask({prompt!r}, schema={codec.name}): {str(error).splitlines()[0]}") from error
+
+
+def _bare(schema: Any) -> Any:
+    """A JSON schema without its prose: another docstring does not make it another question."""
+    if isinstance(schema, list):
+        return [_bare(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        name: part if name in VALUES else _bare(part)
+        for name, part in schema.items()
+        if not (name in {"title", "description"} and isinstance(part, str))
+    }

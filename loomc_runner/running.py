@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
-from loomc_runner.children import Place, place
 from loomc_runner.context import Leave, current_scope
 from loomc_runner.cursor import Cursor
 from loomc_runner.driver import drive, pause
 from loomc_runner.errors import RunHalted, RunNotFound, RunStopped, SpecError, StallError, WaitingForAnswer
+from loomc_runner.place import Place, place
 from loomc_runner.records import Run, RunResult, RunStatus
 from loomc_runner.spec import LoopSpec
 from loomc_runner.store import Store

@@ -514,7 +514,7 @@ def test_all_instances_share_one_breaker() -> None:
     for _ in range(2):
         with pytest.raises(OSError, match="down"):
             Client(down=True).ask("a")
-    with pytest.raises(CircuitOpenError, match=r"test_breaker:Client\.ask has failed"):
+    with pytest.raises(CircuitOpenError, match=r"test_breaker\.Client\.ask has failed"):
         Client().ask("a")
     assert (Client().ask.state, Client.ask.state, Client().ask_async.state) == ("open", "open", "closed")
     assert Client().ask.breaker is Client.ask.breaker

@@ -1,0 +1,87 @@
+"""What people do to a run from outside: answer its questions, and ask it to pause or to stop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from loomc_runner.errors import AnswerRefused, RequestRefused
+from loomc_runner.records import Control, Question, Run, RunStatus
+from loomc_runner.store import Store, block, finish, patiently
+
+
+def question_id(question: Question) -> str:
+    """How a question is named within its run: `STEP.NUMBER`."""
+    return f"{question.step_n}.{question.seq}"
+
+
+def find_question(store: Store, run_id: str, which: str | None = None) -> Question:
+    """The open question of a run or of its child runs; `which` names one of several as `STEP.NUMBER`.
+
+    Raises:
+        AnswerRefused: When there is none, or more than one that fits.
+    """
+    known = store.questions(run_id)
+    fitting = [q for q in known if q.is_open and which in {None, question_id(q)}]
+    own = [question for question in fitting if question.run_id == run_id]
+    if len(own) == 1 and which is not None:
+        return own[0]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = "; ".join(f"run {q.run_id} --question {question_id(q)} ({q.prompt})" for q in fitting)
+        raise AnswerRefused(f"run {run_id} asks more than one thing, name one: {names}")
+    answered = [q for q in known if q.answer is not None and which in {None, question_id(q)}]
+    hint = f"; {answered[-1].prompt!r} was answered by {answered[-1].answered_by}" if answered else ""
+    raise AnswerRefused(f"run {run_id} has no open question{f' {which}' if which else ''}{hint}")
+
+
+def give_answer(store: Store, question: Question, values: Sequence[Any], by: str, now: datetime) -> None:
+    """Answer a question with the first of some values that fits its schema.
+
+    Raises:
+        AnswerRefused: When none fits, it is too late, or somebody else was faster.
+    """
+    if not isinstance(by, str) or not by.strip():
+        raise AnswerRefused(f"by={by!r}: say who answers")
+    if question.has_expired(now):
+        raise AnswerRefused(f"the question {question.prompt!r} of run {question.run_id} expired {question.expires_at}")
+    text = _fitting(question, values)
+    finish(patiently(block, store.answer, question, text, by, now))
+
+
+def _fitting(question: Question, values: Sequence[Any]) -> str:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    check, refusal = Draft202012Validator(question.schema), None
+    for value in values:
+        refusal = best_match(check.iter_errors(value))
+        if refusal is None:
+            return json.dumps(value, ensure_ascii=False)
+    where = "" if refusal is None else f"answer{refusal.json_path[1:]}: {refusal.message}; "
+    raise AnswerRefused(
+        f"this does not answer {question.prompt!r} of run {question.run_id}: {where}"
+        f"its schema is {json.dumps(question.schema)}"
+    )
+
+
+def ask_to_stop(store: Store, run: Run, control: Control, now: datetime) -> Run:
+    """Ask a run to pause or to be cancelled; the run as it is then.
+
+    Raises:
+        RequestRefused: When it is a child run, or there is nothing to pause or to cancel.
+    """
+    verb = "cancelled" if control is Control.CANCEL else "paused"
+    if run.parent_run_id is not None:
+        raise RequestRefused(f"run {run.id} is part of run {run.parent_run_id}; only the outermost run can be {verb}")
+    at_work = run.status in {RunStatus.RUNNING, RunStatus.INTERRUPTED}
+    if not at_work and (control is not Control.CANCEL or run.status in {RunStatus.COMPLETED, RunStatus.CANCELLED}):
+        raise RequestRefused(f"run {run.id} is {run.status.value} ({run.stop_reason}) and cannot be {verb}")
+    return finish(patiently(block, _request, store, run, control, now))
+
+
+def _request(store: Store, run: Run, control: Control, now: datetime) -> Run:
+    return store.request(run.id, control, now)
