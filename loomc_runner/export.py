@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TextIO
 
-from loomc_runner.records import NANO, Attempt, Charge, Run, StepRecord
+from loomc_runner.records import NANO, Attempt, BreakerChange, Call, Charge, Question, Run, StepRecord
 from loomc_runner.report import Limit, initial_state, page_steps, printable
 from loomc_runner.store import Store
 
@@ -24,13 +24,16 @@ CSV_COLUMNS = (
 
 
 def write_json(store: Store, run: Run, out: TextIO) -> None:
-    """One JSON object: `format`, `run`, `initial_state`, `steps` with states, `attempts`, `charges`, `children`."""
+    """One JSON object: `format`, `run`, `initial_state`, `steps` with states, and what happened in and between them.
+
+    That is `attempts`, `calls`, `questions`, `charges`, `breakers` and `children`.
+    """
     head = {"format": FORMAT, "run": run_json(store, run), "initial_state": _initial_state(store, run)}
     write_object(out, head, _lists(store, run))
 
 
 def write_jsonl(store: Store, run: Run, out: TextIO) -> None:
-    """One JSON object a line: the run first, then each step, attempt, charge and child, named by `type`."""
+    """One JSON object a line: the run first, then each step, attempt and so on, named by `type`."""
     head = {"type": "run", "format": FORMAT, **run_json(store, run), "initial_state": _initial_state(store, run)}
     out.write(json.dumps(head) + "\n")
     for name, items in _lists(store, run).items():
@@ -84,6 +87,7 @@ def run_json(store: Store, run: Run) -> dict[str, Any]:
         "forked_from": run.forked_from,
         "resumes": run.resumes,
         "in_flight": run.in_flight,
+        "control": run.control and run.control.value,
         "budget": run.budget,
         "steps": run.steps,
         "cost_usd": spent / NANO,
@@ -138,6 +142,61 @@ def charge_json(charge: Charge) -> dict[str, Any]:
     }
 
 
+def call_json(call: Call) -> dict[str, Any]:
+    """A durable call as plain JSON with stable keys."""
+    return {
+        "step_n": call.step_n,
+        "seq": call.seq,
+        "name": call.name,
+        "key": call.key,
+        "status": call.status.value,
+        "result": None if call.result is None else json.loads(call.result),
+        "error": call.error,
+        "category": call.category,
+        "cost_usd": call.nano_usd / NANO,
+        "started_at": call.started_at.isoformat(),
+        "duration": call.duration,
+        "outer": call.outer,
+    }
+
+
+def question_json(question: Question) -> dict[str, Any]:
+    """A question as plain JSON with stable keys; `answer` and `default` are null when there is none."""
+    return {
+        "run_id": question.run_id,
+        "question": question.number,
+        "step_n": question.step_n,
+        "prompt": question.prompt,
+        "schema": question.schema,
+        "asked_at": question.asked_at.isoformat(),
+        "expires_at": question.expires_at and question.expires_at.isoformat(),
+        "default": None if question.default is None else json.loads(question.default),
+        "open": question.is_open,
+        "answer": None if question.answer is None else json.loads(question.answer),
+        "answered_by": question.answered_by,
+        "answered_at": question.answered_at and question.answered_at.isoformat(),
+    }
+
+
+def breaker_json(change: BreakerChange) -> dict[str, Any]:
+    """A change of a circuit breaker as plain JSON with stable keys."""
+    return {
+        "step_n": change.step_n,
+        "name": change.name,
+        "state": change.state,
+        "failures": change.failures,
+        "openings": change.openings,
+        "at": change.at.isoformat(),
+        "retry_at": change.retry_at and change.retry_at.isoformat(),
+    }
+
+
+def tree_json(store: Store, run: Run) -> dict[str, Any]:
+    """A run and all its child runs as plain JSON, each in the `children` of its parent."""
+    children = [tree_json(store, child) for child in reversed(store.list_runs(parent=run.id))]
+    return {**run_json(store, run), "children": children}
+
+
 def limit_json(limit: Limit) -> dict[str, Any]:
     """A limit as plain JSON with stable keys."""
     return {"name": limit.name, "used": limit.used, "limit": limit.limit, "left": limit.left}
@@ -147,7 +206,10 @@ def _lists(store: Store, run: Run) -> dict[str, Iterable[Any]]:
     return {
         "steps": _steps(store, run),
         "attempts": map(attempt_json, store.attempts(run.id)),
+        "calls": map(call_json, store.calls(run.id)),
+        "questions": map(question_json, (q for q in store.questions(run.id) if q.run_id == run.id)),
         "charges": map(charge_json, store.charges(run.id)),
+        "breakers": map(breaker_json, store.breakers(run.id)),
         "children": (child.id for child in store.list_runs(parent=run.id)),
     }
 

@@ -28,14 +28,11 @@ from loomc_runner.records import INITIAL, NANO, Claim, Question, Run, RunResult,
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
 from loomc_runner.step import result_codec
-from loomc_runner.store import Resumption, Store, open_store, patiently, sleep_of
+from loomc_runner.store import MOST_TRIES, Resumption, Store, open_store, patiently, sleep_of
 
 S = TypeVar("S")
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-MOST_TRIES = 5
-"""How often a run is resumed at the same step after a crash or a failure."""
 
 NEEDS_FORCE = {RunStatus.STALLED, RunStatus.CANCELLED}
 
@@ -108,7 +105,7 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     check_owner(spec, run)
     check_parent(run)
     check_status(run, force=force)
-    kept = _agreed_budget(spec, store, run, budget)
+    kept = agreed_budget(spec, store, run, budget)
     changed = run.code_hash not in {None, spec.code_hash}
     notes = ("the code of the loop has changed",) if changed else ()
     resumption = Resumption(
@@ -263,7 +260,7 @@ def stored_type(spec: LoopSpec[Any], run: Run) -> Any:
     return type_named(run.state_type) if declared is None else declared
 
 
-def _agreed_budget(spec: LoopSpec[Any], store: Store, run: Run, newer: Budget | None) -> Budget | None:
+def agreed_budget(spec: LoopSpec[Any], store: Store, run: Run, newer: Budget | None) -> Budget | None:
     """What holds from now on: the stored budget with the limits named anew, none of them below what is used."""
     if newer is not None and not isinstance(newer, Budget):
         raise SpecError(f"budget={newer!r}: give a Budget, such as Budget(usd=3.00)")

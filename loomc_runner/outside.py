@@ -12,11 +12,6 @@ from loomc_runner.records import Control, Question, Run, RunStatus
 from loomc_runner.store import Store, block, finish, patiently
 
 
-def question_id(question: Question) -> str:
-    """How a question is named within its run: `STEP.NUMBER`."""
-    return f"{question.step_n}.{question.seq}"
-
-
 def find_question(store: Store, run_id: str, which: str | None = None) -> Question:
     """The open question of a run or of its child runs; `which` names one of several as `STEP.NUMBER`.
 
@@ -24,16 +19,16 @@ def find_question(store: Store, run_id: str, which: str | None = None) -> Questi
         AnswerRefused: When there is none, or more than one that fits.
     """
     known = store.questions(run_id)
-    fitting = [q for q in known if q.is_open and which in {None, question_id(q)}]
+    fitting = [q for q in known if q.is_open and which in {None, q.number}]
     own = [question for question in fitting if question.run_id == run_id]
     if len(own) == 1 and which is not None:
         return own[0]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        names = "; ".join(f"run {q.run_id} --question {question_id(q)} ({q.prompt})" for q in fitting)
+        names = "; ".join(f"run {q.run_id} --question {q.number} ({q.prompt})" for q in fitting)
         raise AnswerRefused(f"run {run_id} asks more than one thing, name one: {names}")
-    answered = [q for q in known if q.answer is not None and which in {None, question_id(q)}]
+    answered = [q for q in known if q.answer is not None and which in {None, q.number}]
     hint = f"; {answered[-1].prompt!r} was answered by {answered[-1].answered_by}" if answered else ""
     raise AnswerRefused(f"run {run_id} has no open question{f' {which}' if which else ''}{hint}")
 

@@ -240,6 +240,11 @@ class Question:
     withdrawn: bool = False
 
     @property
+    def number(self) -> str:
+        """How it is named within its run: `STEP.NUMBER`."""
+        return f"{self.step_n}.{self.seq}"
+
+    @property
     def is_open(self) -> bool:
         """Whether somebody should answer it."""
         return self.answer is None and not self.withdrawn

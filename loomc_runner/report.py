@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from loomc_runner.budget import SAFETY_CAP, Budget
-from loomc_runner.clock import format_duration
+from loomc_runner.clock import SystemClock, format_duration
 from loomc_runner.errors import RunNotFound
-from loomc_runner.records import INITIAL, NANO, Attempt, Run, RunStatus, StepRecord
-from loomc_runner.store import Store
+from loomc_runner.records import INITIAL, NANO, Attempt, CallStatus, Question, Run, RunStatus, StepRecord
+from loomc_runner.store import MOST_TRIES, Store
 
 WINDOW = 200
+
+LEFT = {"waiting": "?", "paused": "⏸", "cancelled": "⏹"}
+"""The mark of a try that was left in order, by its category."""
 
 ENDS = {"done": "✔ done", "converged": "✔ converged"}
 """The mark of a completed run's last step, by the first word of its stop reason."""
@@ -45,6 +50,14 @@ class Limit:
         if self.name == "usd":
             return dollars(value)
         return format_duration(value) if self.name == "wall_clock" else f"{value:.0f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A run in a tree of runs, and how deep it lies there."""
+
+    depth: int
+    run: Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +119,19 @@ def find_run(store: Store, prefix: str) -> Run:
 
 
 def page_runs(
-    store: Store, *, status: RunStatus | None = None, loop: str | None = None, limit: int | None = None, offset: int = 0
+    store: Store,
+    *,
+    status: RunStatus | None = None,
+    loop: str | None = None,
+    limit: int | None = None,
+    offset: int = 0,
+    roots: bool = False,
 ) -> Iterator[Run]:
-    """Runs, newest first, read in windows so that the first ones are there at once."""
+    """Runs, newest first, read in windows so that the first ones are there at once; `roots` leaves out child runs."""
+    if roots:
+        outermost = (run for run in page_runs(store, status=status, loop=loop) if run.parent_run_id is None)
+        yield from islice(outermost, offset, None if limit is None else offset + limit)
+        return
     left = math.inf if limit is None else limit
     while left > 0:
         size = int(min(WINDOW, left))
@@ -158,8 +181,9 @@ def _committed(run: Run, step: StepRecord[Any], total: int, previous: int, *, un
 
 
 def _failed_try(attempt: Attempt, total: int) -> Line:
-    cost = attempt.nano_usd / NANO
-    return Line(attempt.step_n, cost, total / NANO, None, attempt.duration or None, (), attempt.error)
+    cost, left = attempt.nano_usd / NANO, attempt.category in LEFT
+    marks, error = ((f"{LEFT[attempt.category]} {attempt.error}",), None) if left else ((), attempt.error)
+    return Line(attempt.step_n, cost, total / NANO, None, attempt.duration or None, marks, error)
 
 
 def _under_way(run: Run, total: int, spent: int) -> Line:
@@ -175,14 +199,43 @@ def _is_dollar_capped(store: Store, run: Run) -> bool:
     return run.parent_run_id is not None and _is_dollar_capped(store, store.get_run(run.parent_run_id))
 
 
+def family(store: Store, run: Run, depth: int = 0) -> Iterator[Branch]:
+    """A run and all its child runs, each below its parent, in the order in which they began."""
+    yield Branch(depth, run)
+    for child in reversed(store.list_runs(parent=run.id)):
+        yield from family(store, child, depth + 1)
+
+
+def inside(store: Store, run: Run) -> list[tuple[str, str]]:
+    """What is to be known of the inside of the run's steps, as names and words: its calls and its open questions."""
+    counts = Counter(call.status for call in store.calls(run.id))
+    words = {CallStatus.DONE: "done", CallStatus.FAILED: "failed", CallStatus.STARTED: "without a result"}
+    calls = ", ".join(f"{counts[status]} {word}" for status, word in words.items() if counts[status])
+    now = SystemClock().now()
+    asked = [question for question in store.questions(run.id) if question.is_open]
+    questions = [
+        ("asks" if not index else "", f"{q.prompt} (run {q.run_id}, question {q.number}{_expiry(q, now)})")
+        for index, q in enumerate(asked)
+    ]
+    wanted = [("asked for", f"{run.control.value}, after the step that runs")] if run.control else []
+    return [*([("calls", calls)] if calls else []), *questions, *wanted]
+
+
+def _expiry(question: Question, now: datetime) -> str:
+    if question.expires_at is None:
+        return ""
+    return ", expired" if question.has_expired(now) else f", until {question.expires_at.astimezone():%Y-%m-%d %H:%M}"
+
+
 def reason(run: Run) -> str:
     """Why the run is where it is, in words; empty while it runs."""
     return run.stop_reason or ("interrupted: its process died" if run.status is RunStatus.INTERRUPTED else "")
 
 
-def limits(store: Store, run: Run) -> list[Limit]:
-    """Every limit of the run's budget, with what is used of it; the safety cap where there is no budget."""
-    budget = SAFETY_CAP if run.budget is None and run.loop is not None else Budget(**(run.budget or {}))
+def limits(store: Store, run: Run, budget: Budget | None = None) -> list[Limit]:
+    """Every limit of the run's budget, or of another one, with what is used of it; else that of the safety cap."""
+    if budget is None:
+        budget = SAFETY_CAP if run.budget is None and run.loop is not None else Budget(**(run.budget or {}))
     spent, tokens = store.subtree(run.id)
     pairs = (
         ("usd", spent / NANO, budget.usd),
@@ -202,14 +255,25 @@ def command_to_go_on(store: Store, run: Run) -> str | None:
         return None
     if run.parent_run_id is not None:
         return command_to_go_on(store, store.get_run(run.parent_run_id))
+    if asked := _first_asked(store, run):
+        verb = "approve" if "approved" in asked.schema.get("properties", {}) else "answer"
+        return f"loomc {verb} {asked.run_id}{'' if verb == 'approve' else ' ANSWER'} --by YOU"
     options = " module:loop" if run.loop is None else ""  # loomc 0.3.0 kept no name
-    if run.status in {RunStatus.STALLED, RunStatus.CANCELLED}:
+    if run.status in {RunStatus.STALLED, RunStatus.CANCELLED} or run.stuck > MOST_TRIES:
         options += " --force"
     expected = (run.budget or {}).get("step_usd") or run.dearest_nano / NANO
     for limit in limits(store, run):
         if _is_reached(limit, run):
             options += f" --{limit.name.replace('_', '-')} {_more(limit, expected)}"
     return f"loomc resume {run.id}{options}"
+
+
+def _first_asked(store: Store, run: Run) -> Question | None:
+    """The oldest question that a waiting run needs an answer to."""
+    if run.status is not RunStatus.WAITING:
+        return None
+    now = SystemClock().now()
+    return next((q for q in store.questions(run.id) if q.is_open and not q.has_expired(now)), None)
 
 
 def initial_state(store: Store, run: Run) -> str | None:

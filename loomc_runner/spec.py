@@ -71,6 +71,12 @@ class LoopSpec(Generic[S]):
     def _annotations(self) -> tuple[Any, Any]:
         return annotation_of(self.fn, 0 if inspect.ismethod(self.fn) or not self.is_method else 1, self.names)
 
+    @property
+    def recorded_name(self) -> str:
+        """How its child runs are known in their parents' steps; the same when a script is run and when it is imported."""
+        own = f"{self.fn.__module__}:{self.fn.__qualname__}"
+        return recorded_name(self.fn) if self.name == own else self.name
+
     @cached_property
     def spec_hash(self) -> str:
         """A fingerprint of the options."""

@@ -29,7 +29,7 @@ LAYERS = (  # bottom first; design.md, section 4
     "decide interrupt",
     "driver",
     "place opening",
-    "forking running",
+    "forking running plan",
     "stream",
     "children",
     "handle",

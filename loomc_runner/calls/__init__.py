@@ -13,6 +13,7 @@ from typing import Any, TypeVar, overload
 from loomc_runner.calls.made import Made
 from loomc_runner.calls.spec import ToolSpec, make_tool_spec
 from loomc_runner.context import current_scope
+from loomc_runner.errors import SpecError
 from loomc_runner.retry import Retry
 from loomc_runner.store import finish
 
@@ -71,6 +72,8 @@ def tool(
 
     def decorate(function: Any) -> Any:
         spec = make_tool_spec(function, name=name, retry=retry, timeout=timeout, once=once, key=key)
+        if breaker is not None and not callable(breaker):
+            raise SpecError(f"breaker={breaker!r} of {spec.name}: give circuit_breaker(...)")
         guarded = function if breaker is None else breaker(function)
         return _durable(dataclasses.replace(spec, fn=guarded, names=names))
 
@@ -98,14 +101,21 @@ def call(fn: Callable[..., R], /, *args: Any, key: str | None = None, **kwargs: 
     is_method = inspect.ismethod(inner)
     if is_method:
         inner, args = inner.__func__, (inner.__self__, *args)
-    spec = getattr(inner, "__loomc_tool__", None) or _spec_for(inner, is_method=is_method)
+    spec = getattr(inner, "__loomc_tool__", None) or _spec_of(inner, is_method=is_method)
     result: R = _make(spec, args, kwargs, key)
     return result
 
 
-@functools.lru_cache(maxsize=512)  # building a codec takes longer than many a call
+def _spec_of(fn: Any, *, is_method: bool) -> ToolSpec:
+    """What is known of a function without `@tool`; remembered, since building a codec takes longer than many a call."""
+    remembered = inspect.isroutine(fn) or inspect.isfunction(inspect.unwrap(fn))
+    return (_spec_for if remembered else _spec_for.__wrapped__)(fn, is_method=is_method)
+
+
+@functools.lru_cache(maxsize=512)
 def _spec_for(fn: Any, *, is_method: bool) -> ToolSpec:
-    return dataclasses.replace(make_tool_spec(fn), is_method=is_method)
+    spec = make_tool_spec(fn)
+    return dataclasses.replace(spec, is_method=is_method or spec.is_method)
 
 
 def _durable(spec: ToolSpec) -> Any:

@@ -7,6 +7,7 @@ import functools
 import inspect
 import json
 import time
+from contextvars import ContextVar
 from typing import Any
 
 from loomc_runner import deadline
@@ -16,7 +17,7 @@ from loomc_runner.context import Scope, enclosing_call, metered, rest, write, wr
 from loomc_runner.errors import BudgetExhausted, CallError, SpecError, StateError, in_words
 from loomc_runner.questions import answer_to
 from loomc_runner.records import Call, CallStatus
-from loomc_runner.retry import category_of
+from loomc_runner.retry import category_of, parts_of_error
 from loomc_runner.state import Codec
 from loomc_runner.store import sleep_of
 
@@ -33,7 +34,10 @@ class Made:
             key = spec.key(*args, **kwargs)
         if key is None:
             text = spec.as_json(args, kwargs)
-            self.shown, self.key = f"{spec.name}({_short(text)})", self.record.key_of("call", spec.name, text)
+            place = _inside.get()  # replayed calls do not make those inside of them: these are counted by themselves
+            within = (place.key,) if place is not None and place.record is self.record else ()
+            self.shown = f"{spec.name}({_short(text)})"
+            self.key = self.record.key_of("call", spec.name, text, *within)
         elif isinstance(key, str):
             self.shown, self.key = f"{spec.name}(key={key!r})", f"{spec.name}:{key}"
         else:
@@ -59,7 +63,7 @@ class Made:
         known = self.record.call(self.key)
         if known is not None and known.status is CallStatus.DONE:
             self.scope.account.priced |= known.nano_usd > 0  # its cost was recorded in an earlier try
-            return True, self.spec.codec.decode(known.result or "null")
+            return True, self._read(known.result or "null")
         if self.key in self.record.running:
             raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
         if known is None or not self.spec.once:
@@ -74,10 +78,10 @@ class Made:
             f"{self.shown} was started {known.started_at:%Y-%m-%d %H:%M:%S} UTC, its result is unknown: "
             'run it again ({"run_again": true}), or give its result ({"result": ...})?'
         )
-        answer = json.loads(answer_to(self.scope, prompt, _in_doubt(self.spec.codec)))
+        answer = json.loads(answer_to(self.scope, prompt, _in_doubt(self.spec.codec), about=f"call {known.seq}"))
         if "result" not in answer:
             return False, None
-        value = self.spec.codec.decode(json.dumps(answer["result"]))
+        value = self._read(json.dumps(answer["result"]))
         done = dataclasses.replace(known, status=CallStatus.DONE, result=self.spec.codec.encode(value))
         write(self.scope, call=done)
         self.record.note_call(done)
@@ -100,13 +104,16 @@ class Made:
         clock, value, text, error = self.scope.clock, None, None, None
         begun = clock.monotonic()
         with metered(self.scope.lease.run_id, entry.seq, once=self.spec.once) as meter:
+            token = _inside.set(self)
             try:
                 value = await self._within_its_time()
                 text = self._as_text(value)
-            except BudgetExhausted:  # in the middle: what it has done is not known
-                raise
-            except Exception as caught:  # noqa: BLE001 - recorded, and raised again
+            except Exception as caught:
+                if self._is_cut_off(caught):  # in the middle: what it has done is not known
+                    raise
                 error = caught
+            finally:
+                _inside.reset(token)
         ended = dataclasses.replace(
             entry,
             status=CallStatus.DONE if error is None else CallStatus.FAILED,
@@ -134,6 +141,21 @@ class Made:
                 raise
             raise TimeoutError(f"{self.shown} took longer than {format_duration(limit)}") from None
 
+    def _is_cut_off(self, error: Exception) -> bool:
+        """Whether a limit of this run or an enclosing one ended it; that of a child is an ordinary error."""
+        runs = {ledger.run_id for ledger in self.scope.account.ledger.lineage}
+        return any(isinstance(part, BudgetExhausted) and part.run_id in runs for part in parts_of_error(error))
+
+    def _read(self, text: str) -> Any:
+        try:
+            return self.spec.codec.decode(text)
+        except StateError as error:
+            reason = str(error).partition("; bring it over")[0].replace("the stored state", "it")
+            raise StateError(
+                f"the recorded result of {self.shown} cannot be read: {reason}; annotate the function as before, "
+                "or have it called again under another name or key"
+            ) from error
+
     def _as_text(self, value: Any) -> str:
         if inspect.isawaitable(value) or inspect.isgenerator(value) or inspect.isasyncgen(value):
             if not inspect.isasyncgen(value) and hasattr(value, "close"):
@@ -151,6 +173,10 @@ class Made:
         else:
             write(self.scope, call=entry)
         self.record.note_call(entry)
+
+
+_inside: ContextVar[Made | None] = ContextVar("loomc_runner_call", default=None)
+"""The durable call that this code runs in."""
 
 
 def _short(text: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from loomc_runner.clock import parse_duration
@@ -50,9 +51,11 @@ class ToolSpec:
         function = inspect.unwrap(self.declared)
         if not inspect.isroutine(function):
             function = type(function).__call__
+        declared = getattr(function, "__annotations__", {})
+        alone = SimpleNamespace(__annotations__={"return": declared.get("return", Any)})  # the others do not matter
         try:
-            hints = get_type_hints(function, localns=dict(self.names), include_extras=True)
-        except (NameError, TypeError, AttributeError):  # a class that is not to be found; no annotations
+            hints = get_type_hints(alone, getattr(function, "__globals__", {}), dict(self.names), include_extras=True)
+        except (NameError, TypeError, AttributeError, SyntaxError):  # a class that is not to be found; a comment
             hints = {}
         return Codec(hints.get("return", Any))
 
@@ -90,8 +93,9 @@ def make_tool_spec(
     Raises:
         SpecError: For the first that cannot work, naming its value.
     """
-    if not callable(fn) or isinstance(fn, type):
-        raise SpecError(f"a durable call is one of a function, not of {fn!r}")
+    if not callable(fn) or isinstance(fn, type | staticmethod):
+        hint = "; put @tool below @staticmethod or @classmethod" if isinstance(fn, staticmethod | classmethod) else ""
+        raise SpecError(f"a durable call is one of a function, not of {fn!r}{hint}")
     named = fn if hasattr(fn, "__qualname__") else type(fn)
     where = f"@tool on {named.__qualname__}"
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
@@ -117,7 +121,12 @@ def make_tool_spec(
         is_async=is_coroutine_function(fn),
     )
     first = next(iter(spec.signature.parameters), None) if spec.signature else None
-    return dataclasses.replace(spec, is_method=first in {"self", "cls"})
+    return dataclasses.replace(spec, is_method=first in {"self", "cls"} and _is_in_class(fn))
+
+
+def _is_in_class(fn: Any) -> bool:
+    parent = getattr(fn, "__qualname__", "").rpartition(".")[0]
+    return bool(parent) and not parent.endswith("<locals>")
 
 
 def _plain(value: Any) -> Any:
@@ -125,6 +134,8 @@ def _plain(value: Any) -> Any:
     from pydantic import BaseModel
     from pydantic_core import to_jsonable_python
 
+    if isinstance(value, Iterator):  # to look into it would use it up
+        raise TypeError(f"a {type(value).__name__} can be read only once; give a list")
     if isinstance(value, BaseModel):
         return dict(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

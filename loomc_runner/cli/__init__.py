@@ -10,7 +10,10 @@ from typing import TextIO
 
 import typer
 
-from loomc_runner.cli.commands import app
+from loomc_runner.cli import commands as commands
+from loomc_runner.cli import people as people
+from loomc_runner.cli import recovering as recovering
+from loomc_runner.cli.app import app
 from loomc_runner.errors import LoomcError, LoomcWarning
 from loomc_runner.report import printable
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,37 +13,26 @@ import typer
 from loomc_runner import __version__
 from loomc_runner.budget import Budget
 from loomc_runner.cli import render
+from loomc_runner.cli.app import AsJson, Database, RunId, app
 from loomc_runner.cli.database import next_command, option_of, path_of, url_of
 from loomc_runner.errors import SpecError
 from loomc_runner.export import (
     WRITERS,
     attempt_json,
+    call_json,
     limit_json,
+    question_json,
     run_json,
     step_json,
+    tree_json,
     write_array,
     write_object,
 )
 from loomc_runner.records import RunStatus
-from loomc_runner.report import find_run, limits, page_runs, page_steps, printable, story
+from loomc_runner.report import Branch, family, find_run, inside, limits, page_runs, page_steps, printable, story
 from loomc_runner.store import open_reader
 
 A_SCREENFUL = 50
-
-app = typer.Typer(
-    name="loomc",
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-Database = Annotated[
-    str | None,
-    typer.Option("--db", help="The database; else LOOMC_DB, else .loomc/checkpoints.db.", show_default=False),
-]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run id, or its unique beginning.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
 def _show_version(wanted: bool) -> None:
@@ -79,6 +68,9 @@ def runs(
         typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0),
     ] = None,
     offset: Annotated[int, typer.Option(help="Leave out so many of the newest.", min=0)] = 0,
+    tree: Annotated[
+        bool, typer.Option("--tree", help="Child runs below their parents, with what each has cost.")
+    ] = False,
     as_json: AsJson = False,
     db: Database = None,
 ) -> None:
@@ -87,17 +79,19 @@ def runs(
     if limit is None and screen.width is not None and not as_json:
         limit = A_SCREENFUL
     wanted = limit or None
-    found = page_runs(store, status=status, loop=loop, limit=None if wanted is None else wanted + 1, offset=offset)
+    more = None if wanted is None else wanted + 1
+    found = page_runs(store, status=status, loop=loop, limit=more, offset=offset, roots=tree)
     shown = islice(found, wanted)
     if as_json:
-        write_array(sys.stdout, (run_json(store, run) for run in shown))
+        write_array(sys.stdout, (tree_json(store, run) if tree else run_json(store, run) for run in shown))
         print()
         return
-    count = render.show_runs(screen, ((run, store.subtree(run.id)[0]) for run in shown))
+    branches = chain.from_iterable(family(store, run) for run in shown) if tree else (Branch(0, run) for run in shown)
+    count = render.show_runs(screen, ((branch, store.subtree(branch.run.id)[0]) for branch in branches))
     if not count:
         print("no runs" + (" that match" if status or loop or offset else "") + f" in {printable(path_of(db))}")
-    elif screen.width is not None and any(found):
-        print(f"these are {count} of more: --offset {offset + count} shows the next, --limit 0 all")
+    elif screen.width is not None and wanted is not None and any(found):
+        print(f"these are {wanted} of more: --offset {offset + wanted} shows the next, --limit 0 all")
 
 
 @app.command()
@@ -112,13 +106,17 @@ def show(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
     if as_json:
         head = {"run": {**run_json(store, found), "limits": [limit_json(limit) for limit in reached], "go_on": command}}
         steps, attempts = map(step_json, page_steps(store, found)), map(attempt_json, store.attempts(found.id))
+        calls, questions = map(call_json, store.calls(found.id)), map(question_json, store.questions(found.id))
         children = (child.id for child in store.list_runs(parent=found.id))
-        write_object(sys.stdout, head, {"steps": steps, "attempts": attempts, "children": children})
+        lists = {"steps": steps, "attempts": attempts, "calls": calls, "questions": questions, "children": children}
+        write_object(sys.stdout, head, lists)
         return
     screen = render.Screen.of_stdout()
-    render.show_head(screen, found, store.list_runs(parent=found.id, limit=4))
+    render.show_head(screen, found)
     render.show_story(screen, story(store, found))
-    render.show_end(screen, found, reached, store.subtree(found.id)[0], command)
+    branches = islice(family(store, found), 1, render.MOST_BRANCHES + 2)
+    render.show_family(screen, ((branch, store.subtree(branch.run.id)[0]) for branch in branches))
+    render.show_end(screen, found, reached, store.subtree(found.id)[0], inside(store, found), command)
 
 
 @app.command()
@@ -135,7 +133,10 @@ def resume(
         str | None,
         typer.Option(help="New total of working time, such as 30m."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Go on also with a stalled or cancelled run.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on also with a stalled or cancelled run, or one that gets no further.")
+    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Only tell what would happen.")] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error of the loop came from.")] = False,
     as_json: AsJson = False,
     db: Database = None,
@@ -149,6 +150,11 @@ def resume(
     limits_named = any(limit is not None for limit in (usd, iterations, tokens, wall_clock))
     budget = Budget(usd=usd, iterations=iterations, tokens=tokens, wall_clock=wall_clock) if limits_named else None
     found = find_run(open_reader(db), run)
+    if plan:
+        from loomc_runner.cli.recovering import show_plan
+
+        show_plan(db, found, target, budget, force=force, as_json=as_json)
+        return
     go_on(db, found, target, budget, force=force, traceback=traceback, as_json=as_json)
 
 

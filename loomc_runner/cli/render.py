@@ -14,8 +14,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from loomc_runner.clock import format_duration
-from loomc_runner.records import NANO, Run, RunStatus
-from loomc_runner.report import Limit, Line, dollars, printable, reason
+from loomc_runner.records import NANO, Question, Run, RunStatus
+from loomc_runner.report import Branch, Limit, Line, dollars, printable, reason
 
 PAGE = 200
 INDENT = 12
@@ -79,29 +79,51 @@ RUNS = (
     *(Column("run"), Column("status"), Column("steps", right=True), Column("cost", right=True), Column("created")),
     *(Column("loop", least=10, tail=True), Column("stopped", least=20)),
 )
+CHILDREN = (Column("child run"), *RUNS[1:])
+QUESTIONS = (
+    *(Column("run"), Column("question", right=True), Column("asked"), Column("until"), Column("prompt", least=20)),
+)
+MOST_BRANCHES = 30
+"""Child runs that are shown of one run."""
+
 STORY = (
     *(Column("step", right=True), Column("cost", right=True), Column("total", right=True)),
     *(Column("score", right=True), Column("time", right=True), Column("", least=10)),
 )
 
 
-def show_runs(screen: Screen, runs: Iterable[tuple[Run, int]]) -> int:
+def show_runs(screen: Screen, runs: Iterable[tuple[Branch, int]]) -> int:
     """A table of runs, each with its nano-dollars; the number of rows."""
-    return _table(screen, RUNS, (_run_row(run, nano) for run, nano in runs))
+    return _table(screen, RUNS, (_run_row(branch, nano) for branch, nano in runs))
 
 
-def show_head(screen: Screen, run: Run, children: Sequence[Run]) -> None:
-    """What a run is, above its steps; of its child runs the first few."""
+def show_family(screen: Screen, runs: Iterable[tuple[Branch, int]]) -> None:
+    """A table of the child runs of a run, down to the last; of very many the first."""
+    rows = [_run_row(branch, nano) for branch, nano in runs]
+    if _table(screen, CHILDREN, iter(rows[:MOST_BRANCHES])):
+        _write([*(["... (loomc runs --tree shows all)"] if len(rows) > MOST_BRANCHES else []), ""])
+
+
+def show_questions(screen: Screen, questions: Iterable[Question]) -> int:
+    """A table of open questions; the number of rows."""
+    return _table(screen, QUESTIONS, map(_question_row, questions))
+
+
+def show_facts(screen: Screen, facts: Iterable[tuple[str, str]]) -> None:
+    """Names and values below each other."""
+    _facts(screen, facts)
+
+
+def show_head(screen: Screen, run: Run) -> None:
+    """What a run is, above its steps."""
     status = screen.paint(run.status.value, COLOURS[run.status])
     _write([f"run {screen.paint(printable(run.id), 'bold')}  {status}"])
     origin, _, step = (run.forked_from or "").rpartition(":")
-    more = ", ..." if len(children) > 3 else ""
     facts = {
         "loop": (run.loop or "not named by loomc 0.3.0") + (f" in {run.source}" if run.source else ""),
         "created": _moment(run.created_at),
         "updated": _moment(run.updated_at) + (f", resumed {_times(run.resumes)}" if run.resumes else ""),
         "child of": f"{run.parent_run_id}, step {run.parent_step}" if run.parent_run_id else "",
-        "child runs": ", ".join(child.id for child in children[:3]) + more,
         "forked from": f"{origin}, " + ("its initial state" if step == "-1" else f"step {step}") if origin else "",
         "tags": ", ".join(run.tags),
     }
@@ -116,7 +138,9 @@ def show_story(screen: Screen, lines: Iterable[Line]) -> None:
     _write([""])
 
 
-def show_end(screen: Screen, run: Run, limits: list[Limit], spent: int, command: str | None) -> None:
+def show_end(
+    screen: Screen, run: Run, limits: list[Limit], spent: int, insides: list[tuple[str, str]], command: str | None
+) -> None:
     """Why a run stopped, what is left, and how to go on, below its steps."""
     if run.loop is None:  # loomc 0.3.0 kept no budget
         budget = []
@@ -129,21 +153,34 @@ def show_end(screen: Screen, run: Run, limits: list[Limit], spent: int, command:
         ("result", run.result or ""),
         ("spent", dollars(spent / NANO) + (f" in {format_duration(run.worked)}" if run.worked else "")),
         *(("" if index else "budget", line) for index, line in enumerate(budget)),
+        *insides,
         *(("note", note) for note in run.notes),
         ("go on", command or ""),
     ]
     _facts(screen, facts)
 
 
-def _run_row(run: Run, nano: int) -> tuple[Cell, ...]:
+def _run_row(branch: Branch, nano: int) -> tuple[Cell, ...]:
+    run, indent = branch.run, f"{'  ' * (branch.depth - 1)}└ " if branch.depth else ""
     return (
-        Cell(printable(run.id)),
+        Cell(indent + printable(run.id)),
         Cell(run.status.value, COLOURS[run.status]),
         Cell(str(run.steps)),
         Cell(_money(nano / NANO)),
         Cell(_when(run.created_at)),
         Cell(printable(run.loop or "(loomc 0.3.0)")),
         Cell(printable(reason(run))),
+    )
+
+
+def _question_row(question: Question) -> tuple[Cell, ...]:
+    until = "" if question.expires_at is None else _when(question.expires_at)
+    return (
+        Cell(printable(question.run_id)),
+        Cell(question.number),
+        Cell(_when(question.asked_at)),
+        Cell(until),
+        Cell(printable(question.prompt)),
     )
 
 

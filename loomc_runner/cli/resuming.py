@@ -37,7 +37,7 @@ def go_on(
     stream: Stream[Any] | AsyncStream[Any] | None = None
     try:
         with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the steps print is not the result
-            stream = _loop(url_of(db), run, target).stream(run_id=run.id, budget=budget, force=force)
+            stream = find_loop(url_of(db), run, target).stream(run_id=run.id, budget=budget, force=force)
             _follow(stream)
     except Exception as error:
         if traceback:
@@ -67,7 +67,7 @@ def _check_root(run: Run) -> None:
         )
 
 
-def _loop(url: str, run: Run, target: str | None) -> Loop[Any] | AsyncLoop[Any]:
+def find_loop(url: str, run: Run, target: str | None) -> Loop[Any] | AsyncLoop[Any]:
     """The loop of the run, over the database at hand; the run keeps the name it has."""
     handle = loop_of(run) if target is None else loop_named(target, run)
     name = handle.spec.name if run.loop is None or handle.spec.adopts else run.loop

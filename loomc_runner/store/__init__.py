@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loomc_runner.errors import SpecError
-from loomc_runner.store.base import Resumption, Store, block, finish, in_event_loop, patiently, sleep_of
+from loomc_runner.store.base import MOST_TRIES, Resumption, Store, block, finish, in_event_loop, patiently, sleep_of
 
 if TYPE_CHECKING:
     from loomc_runner.store.memory import MemoryStore
     from loomc_runner.store.sqlite import SQLiteStore
 
 __all__ = [
+    "MOST_TRIES",
     "Resumption",
     "Store",
     "block",

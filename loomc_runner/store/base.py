@@ -36,6 +36,9 @@ ENDED = frozenset(
 )
 """How a child run may end; what is superseded or cancelled with its parent has not ended yet."""
 
+MOST_TRIES = 5
+"""How often a run is resumed at the same step after a crash or a failure."""
+
 SUPERSEDED = "cancelled: its parent's step was tried again and no longer asks for it"
 
 
