@@ -35,6 +35,7 @@ class Batch(Generic[S]):
         self.todo = deque(range(len(self.requests)))
         self.results: dict[int, S | BaseException] = {}
         self.refused: dict[int, BudgetExhausted] = {}
+        self.settled, self.since = 0, dict[int, int]()  # how many have ended, and how many had when each was started
         self.left: list[BaseException] = []
         self.failure: BaseException | None = None
         self.under_way = 0
@@ -43,7 +44,9 @@ class Batch(Generic[S]):
         """The runs to start now."""
         while self.todo and self.under_way < self.max_workers and self.failure is None:
             self.under_way += 1
-            yield self.todo.popleft()
+            index = self.todo.popleft()
+            self.since[index] = self.settled
+            yield index
 
     def ended(self, index: int, outcome: S | BaseException) -> None:
         """Take note of what came of a run."""
@@ -56,7 +59,9 @@ class Batch(Generic[S]):
             self.failure = self.failure or outcome
         else:
             self.results[index] = outcome
-        if index not in self.refused:  # something has been settled
+        if index not in self.refused:
+            self.settled += 1
+        if self.settled > self.since[index]:  # something has been settled, also while this one was being refused
             self._try_again()
         elif not self.under_way and not self.todo:  # nobody else holds anything
             self._give_up(index)

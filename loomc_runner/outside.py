@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime, time, timedelta
 from typing import Any
 
 from loomc_runner.errors import AnswerRefused, RequestRefused
@@ -51,16 +51,27 @@ def _fitting(question: Question, values: Sequence[Any]) -> str:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    check, refusal = Draft202012Validator(question.schema), None
+    check, refusals = Draft202012Validator(question.schema, format_checker=_moments()), []
     for value in values:
-        refusal = best_match(check.iter_errors(value))
-        if refusal is None:
+        if (refusal := best_match(check.iter_errors(value))) is None:
             return json.dumps(value, ensure_ascii=False)
-    where = "" if refusal is None else f"answer{refusal.json_path[1:]}: {refusal.message}; "
+        refusals.append(f"answer{refusal.json_path[1:]}: {refusal.message}; ")
+    where = refusals[0] if refusals else ""
     raise AnswerRefused(
         f"this does not answer {question.prompt!r} of run {question.run_id}: {where}"
         f"its schema is {json.dumps(question.schema)}"
     )
+
+
+def _moments() -> Any:
+    """Checks the formats of dates and times as `ask` will read them: an answer that is stored must be readable."""
+    from jsonschema import FormatChecker
+    from pydantic import TypeAdapter
+
+    checker = FormatChecker(())
+    for name, kind in {"date-time": datetime, "date": date, "time": time, "duration": timedelta}.items():
+        checker.checks(name, raises=ValueError)(TypeAdapter(kind).validate_python)
+    return checker
 
 
 def ask_to_stop(store: Store, run: Run, control: Control, now: datetime) -> Run:

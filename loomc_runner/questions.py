@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 from loomc_runner.clock import parse_duration
 from loomc_runner.context import Leave, Scope, enclosing_call, step_here, write
-from loomc_runner.errors import QuestionExpired, SpecError
+from loomc_runner.errors import AnswerRefused, QuestionExpired, SpecError, StateError
 from loomc_runner.records import Question, RunStatus
 from loomc_runner.state import Codec
 
@@ -62,6 +62,7 @@ def ask(prompt: str, schema: Any = str, *, expires: str | float | timedelta | No
     Raises:
         NotInStep: When no step is running here.
         QuestionExpired: When it was not answered in time, and has no default.
+        AnswerRefused: When the answer breaks a rule of the type that no JSON schema tells of.
         SpecError: When the schema, the duration or the default cannot be.
     """
     scope = step_here(f"ask({prompt!r})")
@@ -71,8 +72,11 @@ def ask(prompt: str, schema: Any = str, *, expires: str | float | timedelta | No
         raise SpecError(f"ask({prompt!r}, default={default!r}): say with expires= when the default counts")
     if (call := enclosing_call(scope.lease.run_id)) is not None and call.once:
         raise SpecError(f"ask({prompt!r}) inside of a call with once=True: it would run twice; ask before the call")
-    fallback = None if default is ... else codec.encode_checked(default)
-    return codec.decode(answer_to(scope, prompt, described, seconds, fallback))
+    try:
+        fallback = None if default is ... else codec.encode_checked(default)
+    except StateError as error:
+        raise SpecError(f"ask({prompt!r}, default={default!r}): that is no {codec.name}") from error
+    return _read(codec, prompt, answer_to(scope, prompt, described, seconds, fallback))
 
 
 def answer_to(
@@ -100,10 +104,11 @@ def answer_to(
         record.note_question(question)
         return default
     if question is None or question.withdrawn:
-        known = (scope.lease.run_id, scope.step_n, record.next_number("question"))
-        place = known if question is None else (question.run_id, question.step_n, question.seq)
-        end = None if seconds is None else now + timedelta(seconds=seconds)
-        question = Question(*place, key, prompt, schema, now, end, default)
+        if question is None:
+            place = (scope.lease.run_id, scope.step_n, record.next_number("question"))
+            end = None if seconds is None else now + timedelta(seconds=seconds)
+            question = Question(*place, key, prompt, schema, now, end, default)
+        question = dataclasses.replace(question, withdrawn=False)
         write(scope, question=question)
         record.note_question(question)
     raise scope.leave(Leave(RunStatus.WAITING, f"waiting: {prompt}", prompt))
@@ -118,8 +123,19 @@ def _described(prompt: str, schema: Any) -> tuple[Codec[Any], dict[str, Any]]:
     codec: Codec[Any] = Codec(schema)
     try:
         return codec, _bare(codec.adapter.json_schema())
-    except PydanticUserError as error:  # an arbitrary class
+    except (PydanticUserError, StateError) as error:  # an arbitrary class
         raise SpecError(f"ask({prompt!r}, schema={codec.name}): {str(error).splitlines()[0]}") from error
+
+
+def _read(codec: Codec[Any], prompt: str, answer: str) -> Any:
+    """An answer as its type; by its aliases, as the schema names them, or by its names, as a default is kept."""
+    from pydantic import ValidationError
+
+    try:
+        return codec.adapter.validate_json(answer, by_name=True, by_alias=True)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise AnswerRefused(f"{answer} does not answer {prompt!r}: {reason}") from error
 
 
 def _bare(schema: Any) -> Any:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _inside = 0  # loops under way on the main thread; async ones end in any order
-_asked = False
+_asked = 0  # how often it has come
 
 
 @contextmanager
@@ -36,14 +36,14 @@ def orderly_termination() -> Iterator[None]:
 
 def termination_asked() -> bool:
     """Whether SIGTERM has come: no further step is to start in this process."""
-    return _asked
+    return _asked > 0
 
 
 def _ask(number: int, _frame: Any) -> None:
     global _asked  # noqa: PLW0603 - a process ends once
-    if _asked:
+    _asked += 1
+    if _asked > 1:
         raise SystemExit(128 + number)
-    _asked = True
 
 
 def _leave() -> None:
@@ -51,6 +51,6 @@ def _leave() -> None:
     global _asked  # noqa: PLW0603
     if signal.getsignal(signal.SIGTERM) is _ask:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if _asked:
-        _asked = False
+    asked, _asked = _asked, 0
+    if asked == 1:  # else it is on its way already
         raise SystemExit(128 + signal.SIGTERM)

@@ -73,7 +73,7 @@ class LoopSpec(Generic[S]):
 
     @property
     def recorded_name(self) -> str:
-        """How its child runs are known in their parents' steps; the same when a script is run and when it is imported."""
+        """How child runs of it are known in their parents' steps, also when a script is imported later."""
         own = f"{self.fn.__module__}:{self.fn.__qualname__}"
         return recorded_name(self.fn) if self.name == own else self.name
 

@@ -62,8 +62,7 @@ class Made:
         """Whether there is a recorded result, and the result."""
         known = self.record.call(self.key)
         if known is not None and known.status is CallStatus.DONE:
-            self.scope.account.priced |= known.nano_usd > 0  # its cost was recorded in an earlier try
-            return True, self._read(known.result or "null")
+            return True, self._replayed(known)
         if self.key in self.record.running:
             raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
         if known is None or not self.spec.once:
@@ -81,8 +80,8 @@ class Made:
         answer = json.loads(answer_to(self.scope, prompt, _in_doubt(self.spec.codec), about=f"call {known.seq}"))
         if "result" not in answer:
             return False, None
-        value = self._read(json.dumps(answer["result"]))
-        done = dataclasses.replace(known, status=CallStatus.DONE, result=self.spec.codec.encode(value))
+        done = dataclasses.replace(known, status=CallStatus.DONE, result=json.dumps(answer["result"]))
+        value = self._replayed(done)
         write(self.scope, call=done)
         self.record.note_call(done)
         return True, value
@@ -109,7 +108,8 @@ class Made:
                 value = await self._within_its_time()
                 text = self._as_text(value)
             except Exception as caught:
-                if self._is_cut_off(caught):  # in the middle: what it has done is not known
+                if self._is_cut_off(caught):  # in the middle: what it has done is not known, but what it has cost
+                    await self._put(dataclasses.replace(entry, nano_usd=meter.nano_usd))
                     raise
                 error = caught
             finally:
@@ -146,9 +146,10 @@ class Made:
         runs = {ledger.run_id for ledger in self.scope.account.ledger.lineage}
         return any(isinstance(part, BudgetExhausted) and part.run_id in runs for part in parts_of_error(error))
 
-    def _read(self, text: str) -> Any:
+    def _replayed(self, known: Call) -> Any:
+        self.scope.account.priced |= known.nano_usd > 0  # its cost was recorded in an earlier try
         try:
-            return self.spec.codec.decode(text)
+            return self.spec.codec.decode(known.result or "null")
         except StateError as error:
             reason = str(error).partition("; bring it over")[0].replace("the stored state", "it")
             raise StateError(

@@ -79,9 +79,8 @@ def recover(
             print(f"no interrupted runs in {printable(path_of(db))}")
     failed = sum(not outcome["ok"] for outcome in found)
     if failed and not dry_run:
-        raise LoomcError(
-            f"{failed} of {len(found)} runs neither completed nor wait for an answer; loomc show RUN{option_of(db)} tells why"
-        )
+        why = f"loomc show RUN{option_of(db)} tells why"
+        raise LoomcError(f"{failed} of {len(found)} runs neither completed nor wait for an answer; {why}")
 
 
 def _outcomes(db: str | None, runs: list[Run], *, dry_run: bool) -> Iterator[dict[str, Any]]:

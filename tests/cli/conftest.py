@@ -81,6 +81,19 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     return python
 
 
+@pytest.fixture(scope="session")
+def begin() -> Callable[..., Path]:
+    """Begin runs of the gate in a folder, where its script is put; the folder."""
+
+    def run(folder: Path, *loops: str, status: int = 0, **env: str) -> Path:
+        shutil.copy(HERE / "workshop/gate.py", folder)
+        ended = python(folder, "gate.py", *loops, **env)
+        assert ended.returncode == status, ended.stderr
+        return folder
+
+    return run
+
+
 @pytest.fixture
 def loomc() -> Callable[..., Outcome]:
     """The installed command in a process of its own: `loomc(folder, "runs", NO_COLOR="1")`."""

@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "loomc-0.3.0.db"
 
 RUN_KEYS = (
     "id, loop, source, status, stop_reason, created_at, updated_at, parent_run_id, parent_step, forked_from, resumes, "
-    "in_flight, budget, steps, cost_usd, own_cost_usd, tokens, worked_seconds, best_step, result, tags, notes"
+    "in_flight, control, budget, steps, cost_usd, own_cost_usd, tokens, worked_seconds, best_step, result, tags, notes"
 )
 
 MANY = """

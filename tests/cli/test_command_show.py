@@ -107,7 +107,8 @@ def test_nothing_stored_can_steer_the_terminal(here, workshop):
 def test_a_run_and_its_child_runs_name_each_other(here, workshop):
     """The parent's cost includes its children, who tell which step they belong to."""
     parent, child = here(workshop, "show", "master").out, here(workshop, "show", "master-1").out
-    assert "child runs  master-1, master-0\n" in parent
+    assert line(parent, "└ master-0").split()[2:5] == ["completed", "1", "$0.0100"]
+    assert parent.index("└ master-0") < parent.index("└ master-1")
     assert line(parent, "1 ").startswith("1 $0.1100 $0.2200")
     assert "child of    master, step 1\n" in child
 
@@ -148,7 +149,7 @@ def test_a_long_run_is_shown_whole(here, workshop):
 def test_show_as_json_has_stable_keys(here, workshop):
     """`--json` is the run with its limits and the command, its steps, its failed tries and its children."""
     shown = json.loads(here(workshop, "show", "master", "--json").out)
-    assert list(shown) == ["run", "steps", "attempts", "children"]
+    assert list(shown) == ["run", "steps", "attempts", "calls", "questions", "children"]
     assert list(shown["run"])[-2:] == ["limits", "go_on"]
     assert shown["run"]["limits"][1] == {"name": "iterations", "used": 2.0, "limit": 2.0, "left": 0.0}
     keys = "step_n parent_n score cost_usd tokens timestamp duration error decision best_n"
