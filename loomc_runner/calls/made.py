@@ -37,7 +37,7 @@ class Made:
             place = _inside.get()  # replayed calls do not make those inside of them: these are counted by themselves
             within = (place.key,) if place is not None and place.record is self.record else ()
             self.shown = f"{spec.name}({_short(text)})"
-            self.key = self.record.key_of("call", spec.name, text, *within)
+            self.key: str = self.record.key_of("call", spec.name, text, *within)
         elif isinstance(key, str):
             self.shown, self.key = f"{spec.name}(key={key!r})", f"{spec.name}:{key}"
         else:
@@ -139,7 +139,7 @@ class Made:
             left = self.scope.account.ledger.seconds_left
             if limit is None or due is None or time.monotonic() < due or (left is not None and left <= 0):
                 raise
-            raise TimeoutError(f"{self.shown} took longer than {format_duration(limit)}") from None
+            raise TimeoutError(f"{self.shown} took longer than {_in_words(limit)}") from None
 
     def _is_cut_off(self, error: Exception) -> bool:
         """Whether a limit of this run or an enclosing one ended it; that of a child is an ordinary error."""
@@ -182,6 +182,10 @@ _inside: ContextVar[Made | None] = ContextVar("loomc_runner_call", default=None)
 
 def _short(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _in_words(seconds: float) -> str:
+    return format_duration(seconds) if seconds >= 10 else f"{seconds:.3g}s"
 
 
 def _in_doubt(codec: Codec[Any]) -> dict[str, Any]:

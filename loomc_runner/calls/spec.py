@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
@@ -37,7 +37,7 @@ class ToolSpec:
     is_async: bool = False
     names: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    @cached_property
+    @functools.cached_property
     def signature(self) -> inspect.Signature | None:
         """What the function takes; some in C do not tell."""
         try:
@@ -45,7 +45,7 @@ class ToolSpec:
         except (TypeError, ValueError):
             return None
 
-    @cached_property
+    @functools.cached_property
     def codec(self) -> Codec[Any]:
         """How its results are written and read: by the type it declares to return, else as plain JSON."""
         function = inspect.unwrap(self.declared)
@@ -96,6 +96,8 @@ def make_tool_spec(
     if not callable(fn) or isinstance(fn, type | staticmethod):
         hint = "; put @tool below @staticmethod or @classmethod" if isinstance(fn, staticmethod | classmethod) else ""
         raise SpecError(f"a durable call is one of a function, not of {fn!r}{hint}")
+    if isinstance(fn, functools.partial):  # what it holds would be no part of what its calls are known by
+        raise SpecError(f"@tool on {fn!r}: give the function itself; call(...) takes a partial")
     named = fn if hasattr(fn, "__qualname__") else type(fn)
     where = f"@tool on {named.__qualname__}"
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):

@@ -1,161 +1,26 @@
-"""For tests: a clock moved by hand, a store that fails on purpose, and what every store must do."""
+"""What every store must do, as tests."""
 
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, TypeVar
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreError
-from loomc_runner.records import (
-    INITIAL,
-    Attempt,
-    Charge,
-    Claim,
-    Control,
-    Lease,
-    Run,
-    RunStatus,
-    StepRecord,
-    Transition,
-)
-from loomc_runner.store import Resumption, Store
-
-__all__ = ["AT", "PAUSED", "FakeClock", "FaultyStore", "StoreContract", "a_charge", "a_resumption", "a_run", "a_step"]
-
-T = TypeVar("T")
-
-AT = datetime(2026, 1, 1, tzinfo=UTC)
-"""When everything happens that does not say otherwise."""
-
-LATER = AT + timedelta(minutes=1)
-PAUSED = Transition(LATER, status=RunStatus.PAUSED, stop_reason="paused: by a test")
-"""Gives a run up, so that it can be claimed."""
+from loomc_runner.records import INITIAL, Attempt, RunStatus, StepRecord, Transition
+from loomc_runner.store import Store
+from loomc_runner.testing.doubles import AT
+from loomc_runner.testing.inside import InsideContract
+from loomc_runner.testing.samples import LATER, PAUSED, a_charge, a_resumption, a_run, a_step, advance, everything
 
 ENDS = sorted(set(RunStatus) - {RunStatus.RUNNING, RunStatus.INTERRUPTED})
 
 
-class FakeClock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self, start: datetime = AT) -> None:
-        self._start, self._seconds = start, 0.0
-
-    def now(self) -> datetime:
-        """The date and time."""
-        return self._start + timedelta(seconds=self._seconds)
-
-    def monotonic(self) -> float:
-        """Seconds since the start."""
-        return self._seconds
-
-    def advance(self, seconds: float) -> None:
-        """Let time pass."""
-        self._seconds += seconds
-
-
-class FaultyStore:
-    """A store around another one, in which something goes wrong at a chosen write; `writes` counts them by verb.
-
-    `FaultyStore(store, at=3, when="after", act=StoreError("disk gone"))` makes the third write and then raises.
-
-    Args:
-        store: The store that does the work.
-        at: The write at which it happens, counted from 1 over `create_run`, `claim` and `commit`; None: never.
-        when: `before` that write, which is not made if `act` raises, or `after` it.
-        act: An error to raise, or a function to call, such as `lambda: os.kill(os.getpid(), signal.SIGKILL)`.
-        verb: Count this verb only.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        *,
-        at: int | None = None,
-        when: Literal["before", "after"] = "before",
-        act: BaseException | Callable[[], object] = StoreError("a test made this store fail"),  # noqa: B008
-        verb: Literal["create_run", "claim", "commit"] | None = None,
-    ) -> None:
-        self.writes: Counter[str] = Counter()
-        self._store, self._at, self._when, self._act, self._lock = store, at, when, act, threading.Lock()
-        self._counted = ("create_run", "claim", "commit") if verb is None else (verb,)
-        self.get_run, self.list_runs, self.state, self.steps = store.get_run, store.list_runs, store.state, store.steps
-        self.attempts, self.charges, self.subtree = store.attempts, store.charges, store.subtree
-        self.calls, self.questions, self.breakers = store.calls, store.questions, store.breakers
-        self.answer, self.request = store.answer, store.request
-        self.close = store.close
-
-    def create_run(self, run: Run, state: str) -> Lease:
-        """Create the run, unless it goes wrong."""
-        return self._write("create_run", self._store.create_run, run, state)
-
-    def claim(self, run_id: str, resumption: Resumption) -> Claim:
-        """Claim the run, unless it goes wrong."""
-        return self._write("claim", self._store.claim, run_id, resumption)
-
-    def commit(self, lease: Lease, transition: Transition) -> Control | None:
-        """Commit the transition, unless it goes wrong."""
-        return self._write("commit", self._store.commit, lease, transition)
-
-    def _write(self, verb: str, write: Callable[..., T], *args: Any) -> T:
-        with self._lock:
-            self.writes[verb] += 1
-            due = verb in self._counted and sum(self.writes[name] for name in self._counted) == self._at
-        if due and self._when == "before":
-            self._go_wrong()
-        result = write(*args)
-        if due and self._when == "after":
-            self._go_wrong()
-        return result
-
-    def _go_wrong(self) -> None:
-        if isinstance(self._act, BaseException):
-            raise self._act
-        self._act()
-
-
-def a_run(name: str = "r", **fields: Any) -> Run:
-    """A run to create."""
-    return Run(**{"id": name, "loop": "tests:refine", "created_at": AT, "updated_at": AT, **fields})
-
-
-def a_step(step_n: int, **fields: Any) -> StepRecord[Any]:
-    """A step to commit; it started from the one before it."""
-    values = {"parent_n": step_n - 1, "score": None, "nano_usd": None, "tokens": 0, "timestamp": AT, "duration": 0.0}
-    return StepRecord(step_n=step_n, **{**values, **fields})
-
-
-def a_charge(nano_usd: int, tokens: int = 0, *, step_n: int = 0) -> Charge:
-    """A charge to commit."""
-    return Charge(step_n, nano_usd, tokens, "a test", AT)
-
-
-def a_resumption(**fields: Any) -> Resumption:
-    """What a claim writes."""
-    values = {"source": None, "spec_hash": "spec", "code_hash": "code", "budget": None}
-    return Resumption(**{"at": LATER, "loop": "tests:refine", **values, **fields})
-
-
-def advance(store: Store, lease: Lease, steps: int) -> None:
-    """Commit so many first steps of a run."""
-    for n in range(steps):
-        store.commit(lease, Transition(AT, step=a_step(n), state=f"[{n}]"))
-
-
-def everything(store: Store, run_id: str) -> list[Any]:
-    """All that a store knows of a run."""
-    rows = store.steps(run_id)
-    states = [store.state(run_id, step_n) for step_n in range(INITIAL, len(rows))]
-    return [store.get_run(run_id), rows, states, store.attempts(run_id), store.charges(run_id)]
-
-
-class StoreContract:
+class StoreContract(InsideContract):
     """What every store must do, as tests: subclass it with a fixture `store` that gives a new, empty store."""
 
     def test_a_new_run_is_stored_with_its_initial_state(self, store: Store) -> None:
