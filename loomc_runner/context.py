@@ -15,7 +15,7 @@ from loomc_runner.budget import Ledger, OpenStep, to_nano
 from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
 from loomc_runner.journal import Journal
-from loomc_runner.records import Charge, Lease, RunStatus, Transition
+from loomc_runner.records import Call, Charge, Lease, RunStatus, Transition
 from loomc_runner.store import Store, block, finish, in_event_loop, patiently
 
 SLICE = 0.25
@@ -40,10 +40,11 @@ class Leave:
 
 @dataclass(slots=True)
 class Meter:
-    """What is spent while a durable call of a run runs; `seq` is the number of that call."""
+    """What is spent while a durable call of a run runs; `seq` and `key` are those of the call."""
 
     run_id: str
     seq: int
+    key: str
     once: bool = False
     nano_usd: int = 0
 
@@ -73,6 +74,14 @@ class Scope:
             if self.journal is None:
                 self.journal = Journal(self.store, self.lease.run_id, self.step_n, tried=False)
             return self.journal
+
+    def key_of(self, *parts: str) -> str:
+        """What the next call, question or child run is known by; inside of a durable call they are counted apart.
+
+        So it makes no difference whether that call is executed or gives its recorded result.
+        """
+        call = enclosing_call(self.lease.run_id)
+        return self.record.key_of(*parts, *(() if call is None else (call.key,)))
 
     def charge(self, charge: Charge) -> None:
         """Count a charge, here and for the calls it is made in."""
@@ -125,9 +134,9 @@ class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since ev
 
 
 @contextmanager
-def metered(run_id: str, seq: int, *, once: bool) -> Iterator[Meter]:
-    """Measure what is spent inside."""
-    meter = Meter(run_id, seq, once)
+def metered(run_id: str, call: Call, *, once: bool) -> Iterator[Meter]:
+    """Measure what is spent inside of a durable call."""
+    meter = Meter(run_id, call.seq, call.key, once)
     token = _meters.set((*_meters.get(), meter))
     try:
         yield meter

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from loomc_runner.budget import Ledger, OpenStep
 from loomc_runner.history import History
+from loomc_runner.interrupt import Watch
 from loomc_runner.journal import Journal
 from loomc_runner.records import Lease, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
@@ -40,7 +41,8 @@ class Cursor(Generic[S]):
     belongs to. `verdict` is how the run ended, None while it goes on. `unstored` is the commit that is under way.
     `journal` is what is on record of the next step, when that was tried before; `tried` how often it failed here,
     `delay` after how many seconds it is tried again.
-    `halt` tells whether a run beside it has failed, so that it is to stop.
+    `halt` tells whether a run beside it has failed, so that it is to stop;
+    `watch` looks whether an async run is to pause now.
     """
 
     spec: LoopSpec[S]
@@ -63,6 +65,7 @@ class Cursor(Generic[S]):
     tried: int = 0
     delay: float | None = None
     halt: Callable[[], bool] | None = None
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def stopped(self) -> bool:

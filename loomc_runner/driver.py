@@ -16,7 +16,7 @@ from loomc_runner.context import Leave, Scope, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, RunHalted, in_words
-from loomc_runner.interrupt import CANCELLED, LOOK, PAUSED, interruptible
+from loomc_runner.interrupt import CANCELLED, LOOK, PAUSED
 from loomc_runner.records import Attempt, Control, RunStatus, StepRecord, Transition
 from loomc_runner.retry import category_of
 from loomc_runner.sigterm import termination_asked
@@ -53,7 +53,10 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     scope = Scope(cursor.store, cursor.lease, cursor.account, cursor.step_n, cursor.spec.clock, cursor.journal)
     try:
         await _take_turn(cursor)
-        outcome = await _perform(cursor, scope)
+        if scope.journal is not None:
+            scope.journal.begin_try()
+        work = perform(cursor.spec, scope, cursor.codec, cursor.state, escalation(cursor))
+        outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
         with entered(scope):
             step, verdict = await conclude(cursor, scope, outcome)
         control = await _commit(cursor, scope, outcome, step, verdict)
@@ -67,16 +70,6 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     finally:
         cursor.ledger.stop_clock()
     return control
-
-
-async def _perform(cursor: Cursor[S], scope: Scope) -> Outcome[S]:
-    """Run the step; an async one is cancelled when somebody asks for a pause at once."""
-    if scope.journal is not None:
-        scope.journal.begin_try()
-    work = perform(cursor.spec, scope, cursor.codec, cursor.state, escalation(cursor))
-    if not cursor.spec.is_async:
-        return await work
-    return await interruptible(work, scope)
 
 
 def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:
@@ -259,8 +252,11 @@ def _attempt(scope: Scope, outcome: Outcome[Any], verdict: Verdict, cost: int) -
 
 def _notes(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S] | None) -> tuple[str, ...] | None:
     """The notes of the run, when the step adds one."""
-    ledger, fresh = cursor.ledger, []
+    ledger = cursor.ledger
     known = scope.account.priced or outcome.text is None or not ledger.dollar_capped or ledger.strict
+    if known and scope.journal is None:
+        return None
+    fresh = []
     if not known and UNPRICED not in cursor.notes:
         fresh.append(UNPRICED)
     if step is not None and scope.journal is not None and (unused := scope.journal.unused()):

@@ -40,7 +40,7 @@ class CostError(LoomcError, ValueError):
 
 
 class NotInStep(LoomcError, RuntimeError):
-    """`spend` was called where no step is running, so nobody would have paid for it.
+    """`spend` or `ask` was called where no step is running.
 
     A new thread starts without the step's context; start it with
     `contextvars.copy_context().run(fn, ...)`.

@@ -10,7 +10,8 @@ from loomc_runner import opening
 from loomc_runner.budget import Budget
 from loomc_runner.children import Batch, map_in_tasks, map_in_threads
 from loomc_runner.forking import fork
-from loomc_runner.outside import find_question, give_answer
+from loomc_runner.outside import find_question, give_answer, verdicts
+from loomc_runner.questions import Approval
 from loomc_runner.records import RunResult
 from loomc_runner.running import Ending, Request, run_to_end
 from loomc_runner.sigterm import orderly_termination
@@ -63,9 +64,12 @@ class Handle(Generic[S]):
         """
         from pydantic_core import to_jsonable_python
 
-        store = opening.store_of(self.spec)
-        asked = find_question(store, run_id, question)
-        give_answer(store, asked, [to_jsonable_python(value)], by, self.spec.clock.now())
+        store, values = opening.store_of(self.spec), [to_jsonable_python(value)]
+        if isinstance(value, Approval):
+            values = verdicts(value.by or by, value.note, approved=value.approved)
+        elif isinstance(value, bool):
+            values += verdicts(by, approved=value)
+        give_answer(store, find_question(store, run_id, question), values, by, self.spec.clock.now())
 
 
 class Loop(Handle[S]):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from loomc_runner.context import Leave, Scope
 from loomc_runner.errors import RunStopped, StoreError
 from loomc_runner.records import Control, RunStatus
 from loomc_runner.step import Outcome
-from loomc_runner.store import in_event_loop
+
+if TYPE_CHECKING:
+    import asyncio
 
 S = TypeVar("S")
 
@@ -20,40 +22,60 @@ PAUSED: Final = Leave(RunStatus.PAUSED, "paused: by request")
 CANCELLED: Final = Leave(RunStatus.CANCELLED, "cancelled: by request")
 
 
-async def interruptible(work: Coroutine[Any, Any, Outcome[S]], scope: Scope) -> Outcome[S]:
-    """Run an async step, and cancel its task when the run is asked to pause now; a step that has returned is kept."""
-    import asyncio
+class Watch:
+    """Looks twice a second whether an async run is asked to pause now, and then cancels the task of its step.
 
-    task = asyncio.current_task() if in_event_loop() else None
-    if task is None:  # driven by hand: there is nothing to cancel
-        return await work
-    loop = task.get_loop()
-    before, requests, begun = task.cancelling(), 0, scope.clock.monotonic()
+    One timer serves all steps of the run: most are over long before anybody looks. It ends by itself when a look
+    finds no step at work.
+    """
 
-    timer: asyncio.TimerHandle
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._scope: Scope | None = None
+        self._requests = 0
 
-    def look() -> None:
-        nonlocal requests, timer
-        timer = loop.call_later(LOOK, look)
-        if _wants_a_pause(scope):
-            requests += 1
-            task.cancel()
+    async def over(self, work: Coroutine[Any, Any, Outcome[S]], scope: Scope) -> Outcome[S]:
+        """Run an async step; one that has returned is kept."""
+        if (task := _current_task()) is None:  # driven by hand: there is nothing to cancel
+            return await work
+        if self._loop is not task.get_loop():
+            self._loop = task.get_loop()
+            self._loop.call_later(LOOK, self._look)
+        before, begun = task.cancelling(), scope.clock.monotonic()
+        self._task, self._scope, self._requests = task, scope, 0
+        try:
+            outcome = await work
+            if self._requests and outcome.torn is not None:
+                outcome.torn = RunStopped(f"run {scope.lease.run_id} {PAUSED.reason}")
+        except BaseException:  # a cancellation
+            if not self._requests or task.cancelling() - self._requests > before:  # somebody else's, or none
+                raise
+            scope.leave(PAUSED)
+            outcome = Outcome(scope.clock.monotonic() - begun)
+        finally:
+            self._task = self._scope = None
+            for _ in range(self._requests):
+                task.uncancel()
+        return outcome
 
-    timer = loop.call_later(LOOK, look)
+    def _look(self) -> None:
+        if self._loop is None or self._scope is None or self._task is None:
+            self._loop = None
+            return
+        self._loop.call_later(LOOK, self._look)
+        if _wants_a_pause(self._scope):
+            self._requests += 1
+            self._task.cancel()
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    from asyncio import current_task
+
     try:
-        outcome = await work
-        if requests and isinstance(outcome.torn, asyncio.CancelledError):
-            outcome.torn = RunStopped(f"run {scope.lease.run_id} {PAUSED.reason}")
-    except asyncio.CancelledError:
-        if not requests or task.cancelling() - requests > before:  # somebody else cancelled it
-            raise
-        scope.leave(PAUSED)
-        outcome = Outcome(scope.clock.monotonic() - begun)
-    finally:
-        timer.cancel()
-        for _ in range(requests):
-            task.uncancel()
-    return outcome
+        return current_task()
+    except RuntimeError:  # no event loop
+        return None
 
 
 def _wants_a_pause(scope: Scope) -> bool:

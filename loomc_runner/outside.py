@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any
+from uuid import UUID
 
 from loomc_runner.errors import AnswerRefused, RequestRefused
 from loomc_runner.records import Control, Question, Run, RunStatus
@@ -33,6 +34,11 @@ def find_question(store: Store, run_id: str, which: str | None = None) -> Questi
     raise AnswerRefused(f"run {run_id} has no open question{f' {which}' if which else ''}{hint}")
 
 
+def verdicts(by: str, note: str = "", *, approved: bool) -> list[Any]:
+    """A yes or a no as an `Approval`, or where that does not fit as a plain true or false, which has no note."""
+    return [{"approved": approved, "note": note, "by": by}, *([] if note else [approved])]
+
+
 def give_answer(store: Store, question: Question, values: Sequence[Any], by: str, now: datetime) -> None:
     """Answer a question with the first of some values that fits its schema.
 
@@ -51,10 +57,10 @@ def _fitting(question: Question, values: Sequence[Any]) -> str:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
-    check, refusals = Draft202012Validator(question.schema, format_checker=_moments()), []
+    check, refusals = Draft202012Validator(question.schema, format_checker=_formats()), []
     for value in values:
         if (refusal := best_match(check.iter_errors(value))) is None:
-            return json.dumps(value, ensure_ascii=False)
+            return _written(question, value)
         refusals.append(f"answer{refusal.json_path[1:]}: {refusal.message}; ")
     where = refusals[0] if refusals else ""
     raise AnswerRefused(
@@ -63,13 +69,25 @@ def _fitting(question: Question, values: Sequence[Any]) -> str:
     )
 
 
-def _moments() -> Any:
-    """Checks the formats of dates and times as `ask` will read them: an answer that is stored must be readable."""
+def _written(question: Question, value: Any) -> str:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        text.encode()
+    except ValueError as error:  # NaN, half a character, a number with too many digits
+        raise AnswerRefused(
+            f"this does not answer {question.prompt!r} of run {question.run_id}: it is not JSON: {error}"
+        ) from error
+    return text
+
+
+def _formats() -> Any:
+    """Checks dates, times and the like as `ask` will read them: an answer that is stored must be readable."""
     from jsonschema import FormatChecker
     from pydantic import TypeAdapter
 
     checker = FormatChecker(())
-    for name, kind in {"date-time": datetime, "date": date, "time": time, "duration": timedelta}.items():
+    kinds = {"date-time": datetime, "date": date, "time": time, "duration": timedelta, "uuid": UUID}
+    for name, kind in kinds.items():
         checker.checks(name, raises=ValueError)(TypeAdapter(kind).validate_python)
     return checker
 

@@ -28,7 +28,7 @@ def place(spec: LoopSpec[Any], state: Any) -> Place | None:
     if (scope := current_scope()) is None:
         return None
     record = scope.record
-    key = record.key_of("child", spec.recorded_name, state_codec(spec.annotations[0], state).encode(state))
+    key = scope.key_of("child", spec.recorded_name, state_codec(spec.annotations[0], state).encode(state))
     known = record.child(key)
     run_id = known or f"{scope.lease.run_id}.{scope.step_n}.{record.next_number('child')}"
     record.note_child(key, run_id)

@@ -11,10 +11,10 @@ from loomc_runner.budget import Budget
 from loomc_runner.errors import LoomcError
 from loomc_runner.opening import agreed_budget, check_status, stored_type, waits_for
 from loomc_runner.records import Call, CallStatus, Question, Run, RunStatus
-from loomc_runner.report import Limit, limits
+from loomc_runner.report import Limit, family, limits
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec
-from loomc_runner.store import MOST_TRIES, Store
+from loomc_runner.store import MOST_TRIES, Resumption, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def _refusals(
         yield "is complete: its stored result would be given, and nothing executed"
     if question := waits_for(store, run, spec.clock.now()):
         yield f"still waits for an answer: {question.prompt}"
-    if run.stuck >= MOST_TRIES and not force:
-        yield f"would be given up: it was resumed {run.stuck} times without getting past step {run.steps} (--force)"
+    if not force and run.code_hash in {None, spec.code_hash} and _is_stuck(store, run):
+        yield f"would be given up: it was resumed {MOST_TRIES} times without getting past step {run.steps} (--force)"
     if over := next((limit for limit in reached if limit.left <= 0), None):
         yield f"would be exhausted again: {over.name}, {over}"
     try:
@@ -79,6 +79,16 @@ def _refusals(
         _state(spec, store, run)
     except LoomcError as error:
         yield f"cannot go on: {error}"
+
+
+def _is_stuck(store: Store, run: Run) -> bool:
+    """Whether the next claim counts the run as one that does not get any further."""
+    runs = [branch.run for branch in family(store, run)]
+    done = sum(call.status is CallStatus.DONE for one in runs for call in store.calls(one.id))
+    answered = sum(question.answer is not None for question in store.questions(run.id))
+    progress = sum(one.steps for one in runs) + done + answered
+    resumption = Resumption(run.updated_at, run.loop or "", run.source, "", "", None)
+    return resumption.stuck(run, progress) > MOST_TRIES
 
 
 def _changes(spec: LoopSpec[Any] | LoomcError, store: Store, run: Run) -> list[str]:

@@ -89,7 +89,7 @@ def answer_to(
 ) -> str:
     """The answer to a question as JSON text; unwinds the step while there is none. `about` tells equal ones apart."""
     record = scope.record
-    key = record.key_of("question", prompt, json.dumps(schema, sort_keys=True), about)
+    key = scope.key_of("question", prompt, json.dumps(schema, sort_keys=True), about)
     question, now = record.question(key), scope.clock.now()
     if question is not None and question.is_open:  # a person may have been faster than this try
         question = next((q for q in scope.store.questions(scope.lease.run_id) if q.key == key), question)

@@ -48,7 +48,7 @@ def _ask(number: int, _frame: Any) -> None:
 
 def _leave() -> None:
     """The last loop has ended: put back what was, and end the process if that was asked for."""
-    global _asked  # noqa: PLW0603
+    global _asked
     if signal.getsignal(signal.SIGTERM) is _ask:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     asked, _asked = _asked, 0

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast, overload
 
+from loomc_runner import deadline
 from loomc_runner.breaker.circuit import Backoff, Call, CircuitBreaker, State
 from loomc_runner.breaker.record import note, recall
 from loomc_runner.errors import SpecError
@@ -39,7 +40,7 @@ class Guarded(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, or raise `CircuitOpenError` when the breaker is open."""
         with Call(self.breaker):
-            return self.fn(*args, **kwargs)
+            return deadline.call(functools.partial(self.fn, *args, **kwargs), deadline=None)
 
     @overload
     def __get__(self, instance: None, owner: type) -> Self: ...
@@ -67,7 +68,7 @@ class AsyncGuarded(Guarded[P, Coroutine[Any, Any, R]]):
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await the function, or raise `CircuitOpenError` when the breaker is open."""
         with Call(self.breaker):
-            return await self.fn(*args, **kwargs)
+            return await deadline.call_async(functools.partial(self.fn, *args, **kwargs), deadline=None)
 
 
 @overload

@@ -7,7 +7,6 @@ import functools
 import inspect
 import json
 import time
-from contextvars import ContextVar
 from typing import Any
 
 from loomc_runner import deadline
@@ -34,10 +33,8 @@ class Made:
             key = spec.key(*args, **kwargs)
         if key is None:
             text = spec.as_json(args, kwargs)
-            place = _inside.get()  # replayed calls do not make those inside of them: these are counted by themselves
-            within = (place.key,) if place is not None and place.record is self.record else ()
             self.shown = f"{spec.name}({_short(text)})"
-            self.key: str = self.record.key_of("call", spec.name, text, *within)
+            self.key: str = scope.key_of("call", spec.name, text)
         elif isinstance(key, str):
             self.shown, self.key = f"{spec.name}(key={key!r})", f"{spec.name}:{key}"
         else:
@@ -102,8 +99,7 @@ class Made:
         """Execute the function, and put on record what came of it."""
         clock, value, text, error = self.scope.clock, None, None, None
         begun = clock.monotonic()
-        with metered(self.scope.lease.run_id, entry.seq, once=self.spec.once) as meter:
-            token = _inside.set(self)
+        with metered(self.scope.lease.run_id, entry, once=self.spec.once) as meter:
             try:
                 value = await self._within_its_time()
                 text = self._as_text(value)
@@ -112,8 +108,6 @@ class Made:
                     await self._put(dataclasses.replace(entry, nano_usd=meter.nano_usd))
                     raise
                 error = caught
-            finally:
-                _inside.reset(token)
         ended = dataclasses.replace(
             entry,
             status=CallStatus.DONE if error is None else CallStatus.FAILED,
@@ -174,10 +168,6 @@ class Made:
         else:
             write(self.scope, call=entry)
         self.record.note_call(entry)
-
-
-_inside: ContextVar[Made | None] = ContextVar("loomc_runner_call", default=None)
-"""The durable call that this code runs in."""
 
 
 def _short(text: str) -> str:

@@ -51,9 +51,9 @@ class ToolSpec:
         function = inspect.unwrap(self.declared)
         if not inspect.isroutine(function):
             function = type(function).__call__
-        declared = getattr(function, "__annotations__", {})
-        alone = SimpleNamespace(__annotations__={"return": declared.get("return", Any)})  # the others do not matter
         try:
+            declared = getattr(function, "__annotations__", {})
+            alone = SimpleNamespace(__annotations__={"return": declared.get("return", Any)})  # the others do not matter
             hints = get_type_hints(alone, getattr(function, "__globals__", {}), dict(self.names), include_extras=True)
         except (NameError, TypeError, AttributeError, SyntaxError):  # a class that is not to be found; a comment
             hints = {}

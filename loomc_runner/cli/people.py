@@ -14,7 +14,7 @@ from loomc_runner.cli.app import AsJson, Database, RunId, app
 from loomc_runner.cli.database import next_command, path_of, url_of
 from loomc_runner.clock import SystemClock
 from loomc_runner.export import question_json, run_json, write_array
-from loomc_runner.outside import ask_to_stop, find_question, give_answer
+from loomc_runner.outside import ask_to_stop, find_question, give_answer, verdicts
 from loomc_runner.records import Control, RunStatus
 from loomc_runner.report import find_run, printable, reason
 from loomc_runner.store import open_reader, open_store
@@ -73,7 +73,7 @@ def approve(
     run: RunId, by: By, note: Note = "", question: Which = None, as_json: AsJson = False, db: Database = None
 ) -> None:
     """Say yes to what a run wants to do."""
-    _answer(db, run, question, _verdict(approved=True, note=note, by=by), by, as_json=as_json)
+    _answer(db, run, question, verdicts(by, note, approved=True), by, as_json=as_json)
 
 
 @app.command()
@@ -81,7 +81,7 @@ def deny(
     run: RunId, by: By, note: Note = "", question: Which = None, as_json: AsJson = False, db: Database = None
 ) -> None:
     """Say no to what a run wants to do."""
-    _answer(db, run, question, _verdict(approved=False, note=note, by=by), by, as_json=as_json)
+    _answer(db, run, question, verdicts(by, note, approved=False), by, as_json=as_json)
 
 
 @app.command()
@@ -99,11 +99,6 @@ def pause(
 def cancel(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
     """End a run for good, after the step that runs."""
     _stop(db, run, Control.CANCEL, as_json=as_json)
-
-
-def _verdict(*, approved: bool, note: str, by: str) -> list[Any]:
-    """A yes or a no as an `Approval`, or where that does not fit as a plain true or false, which has no note."""
-    return [{"approved": approved, "note": note, "by": by}, *([] if note else [approved])]
 
 
 def _answer(db: str | None, run: str, which: str | None, values: Sequence[Any], by: str, *, as_json: bool) -> None:

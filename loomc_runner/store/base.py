@@ -56,13 +56,14 @@ class Resumption:
     afresh: bool = False
 
     def stuck(self, run: Run, progress: int) -> int:
-        """How often the run will have been resumed without getting any further.
+        """How often the run will have been resumed where it is now.
 
         Counted after a crash or a failure; `afresh` (it is forced, or its code has changed) begins anew.
         """
-        if self.afresh or progress != run.progress:
+        if self.afresh:
             return 0
-        return run.stuck + (run.status in {RunStatus.INTERRUPTED, RunStatus.FAILED})
+        before = run.stuck if progress == run.progress else 0
+        return before + (run.status in {RunStatus.INTERRUPTED, RunStatus.FAILED})
 
 
 class Store(Protocol):

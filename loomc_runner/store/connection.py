@@ -79,10 +79,8 @@ class SQLiteFile:
     def _reading(self) -> _Use:
         return _Use(self, to_write=False)
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with _Use(self, to_write=not self.read_only) as db, transaction(db):
-            yield db
+    def _writing(self) -> _Writing:
+        return _Writing(_Use(self, to_write=not self.read_only))
 
     def current(self, *, to_write: bool) -> sqlite3.Connection:
         """The connection, opened when there is none to this very file; called with the lock held."""
@@ -183,6 +181,33 @@ class _Use:
         self._file.lock.release()
         if isinstance(error, sqlite3.Error | OSError):
             raise self._file.in_words(error) from error
+
+
+class _Writing:
+    """The connection for the time of one transaction."""
+
+    __slots__ = ("_transaction", "_use")
+
+    def __init__(self, use: _Use) -> None:
+        self._use = use
+
+    def __enter__(self) -> sqlite3.Connection:
+        db = self._use.__enter__()
+        try:
+            self._transaction = transaction(db)
+            self._transaction.__enter__()
+        except BaseException as error:
+            self._use.__exit__(type(error), error, None)
+            raise
+        return db
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        try:
+            self._transaction.__exit__(kind)
+        except BaseException as second:
+            self._use.__exit__(type(second), second, None)
+            raise
+        self._use.__exit__(kind, error, None)
 
 
 def _code(error: sqlite3.Error) -> int:

@@ -51,16 +51,16 @@ ADVANCE = (
     "UPDATE runs SET updated_at = ?, steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, "
     "worked = worked + ?, best_step = coalesce(?, best_step), dearest_nano = max(dearest_nano, ?), "
     "in_flight = ?, reserved_nano = ?, in_flight_mark = (SELECT coalesce(max(id), 0) FROM charges) "
-    "WHERE id = ? AND epoch = ? AND status = 'running' RETURNING control"
+    "WHERE id = ? AND epoch = ? AND control IS ? AND status = 'running'"
 )
 END = (
     "UPDATE runs SET status = ?, stop_reason = ?, owner = NULL, result = coalesce(?, result), updated_at = ?, "
     "steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, worked = worked + ?, "
     "best_step = coalesce(?, best_step), dearest_nano = max(dearest_nano, ?), "
     "in_flight = CASE WHEN ? THEN in_flight END, control = NULL "
-    "WHERE id = ? AND epoch = ? AND status = 'running' RETURNING control"
+    "WHERE id = ? AND epoch = ? AND control IS ? AND status = 'running'"
 )
-SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ? RETURNING control"
+SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ?"
 NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
 INSERT_CHARGE = (

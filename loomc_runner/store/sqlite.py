@@ -108,29 +108,38 @@ class SQLiteStore(SQLiteFile):
             owners.let_go(str(self.path), lease.run_id)
 
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
-        at, run_id, step, nano, tokens = change.at.isoformat(), lease.run_id, change.step, 0, 0
+        run_id, step = lease.run_id, change.step
         for charge in change.charges:
             sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run_id, charge))
+        control = None
+        if not self._update(db, lease, change, None):  # looked at before the step, which somebody else may have written
+            control = sql.control_from((db.execute(sql.ASKED, (run_id,)).fetchone() or (None,))[0])
+            if control is None or not self._update(db, lease, change, control):
+                raise RunLost(
+                    f"run {run_id} has ended, was taken over by another process or is no longer in {self.path}; "
+                    "nothing more is written to it here"
+                )
+        if step is not None:
+            sql.put(db, sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
+        self._write_inside(db, run_id, change)
+        return control
+
+    @staticmethod
+    def _update(db: sqlite3.Connection, lease: Lease, change: Transition, control: Control | None) -> bool:
+        """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
+        at, nano, tokens = change.at.isoformat(), 0, 0
+        for charge in change.charges:
             nano, tokens = nano + charge.nano_usd, tokens + charge.tokens
-        totals = (int(step is not None), nano, tokens, change.worked, change.best_step, change.dearest_nano)
-        owned = (run_id, lease.epoch)
+        totals = (int(change.step is not None), nano, tokens, change.worked, change.best_step, change.dearest_nano)
+        owned = (lease.run_id, lease.epoch, control)
         if change.status is not RunStatus.RUNNING:
             ended = (change.status.value, change.stop_reason, change.result, at)
             written = sql.put(db, sql.END, (*ended, *totals, change.keep_in_flight, *owned))
         elif change.keep_in_flight:
-            written = db.execute(sql.SPEND, (nano, tokens, *owned))
+            written = db.execute(sql.SPEND, (nano, tokens, *owned[:2]))
         else:
             written = db.execute(sql.ADVANCE, (at, *totals, change.in_flight, change.reserved_nano, *owned))
-        row = written.fetchone()
-        if row is None:  # looked at before the step, which somebody else may have written too
-            raise RunLost(
-                f"run {run_id} has ended, was taken over by another process or is no longer in {self.path}; "
-                "nothing more is written to it here"
-            )
-        if step is not None:
-            sql.put(db, sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
-        self._write_inside(db, run_id, change)
-        return sql.control_from(row[0])
+        return written.rowcount == 1
 
     @staticmethod
     def _write_inside(db: sqlite3.Connection, run_id: str, change: Transition) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreError
-from loomc_runner.records import INITIAL, Attempt, RunStatus, StepRecord, Transition
+from loomc_runner.records import INITIAL, Attempt, RunStatus, Transition
 from loomc_runner.store import Store
 from loomc_runner.testing.doubles import AT
 from loomc_runner.testing.inside import InsideContract

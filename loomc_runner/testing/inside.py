@@ -218,7 +218,7 @@ class InsideContract:
             store.answer(a_question(), "true", "anna", LATER)
         else:
             advance(store, child, 1)
-        assert [claimed(), claimed()] == [0, 1]
+        assert [claimed(), claimed()] == [1, 2]
 
     def test_a_pause_is_no_sign_of_being_stuck(self, store: Store) -> None:
         """Who pauses and resumes a run, or gives it more budget, is not counted."""

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 import loomc_runner
-from loomc_runner.cli.commands import app
+from loomc_runner.cli import app
 
 ROOT = Path(__file__).parents[2]
 LOOMC = Path(sys.executable).with_name("loomc")
