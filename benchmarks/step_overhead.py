@@ -78,6 +78,27 @@ def durable(path: Path | str, steps: int, *, usd: float | None = None, **options
     return ticks
 
 
+def calling(path: Path, steps: int, calls: int = 1) -> array[float]:
+    """The same with durable calls in each step."""
+    from loomc_runner import Budget, loop, tool
+
+    ticks = array("d")
+
+    @tool
+    def look_up(n: int, which: int) -> str:
+        return f"{n}.{which}"
+
+    @loop(checkpoint=str(path), budget=Budget(iterations=steps))
+    def count(state: State) -> State:
+        ticks.append(time.perf_counter())
+        for which in range(calls):
+            look_up(state.n, which)
+        return State(n=state.n + 1)
+
+    count.run(State())
+    return ticks
+
+
 def asynchronous(path: Path, steps: int) -> array[float]:
     """The same with an `async def` loop."""
     from loomc_runner import Budget, loop
@@ -99,6 +120,8 @@ CASES: dict[str, Callable[[Path, int], array[float]]] = {
     "async": asynchronous,
     "cost_fn": lambda path, steps: durable(path, steps, cost_fn=lambda _: 0.001),
     "spend": lambda path, steps: durable(path, steps, usd=0.001),
+    "call": calling,
+    "4 calls": lambda path, steps: calling(path, steps, 4),
     "memory": lambda _, steps: durable("memory", steps),
 }
 
@@ -135,9 +158,20 @@ def compare(cases: list[str], steps: int, rounds: int) -> None:
             f"{case:8} {statistics.median(us):8.1f} ({min(us):.1f}-{max(us):.1f})"
             f"  ratio to bare {statistics.median(ratios):5.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
             f"  last/first tenth {growth:4.2f}"
+            f"  {_added(case, runs, results)}"
             f"  peak {statistics.median(run['peak_mb'] for run in runs):6.1f} MB"
             f"  file {statistics.median(run['db_mb'] for run in runs):6.1f} MB"
         )
+
+
+def _added(case: str, runs: list[dict[str, float]], results: dict[str, list[dict[str, float]]]) -> str:
+    """How many bare commits each call or charge adds to a step of the sync loop."""
+    count = {"spend": 1, "call": 1, "4 calls": 4}.get(case)
+    if count is None or "sync" not in results:
+        return " " * 20
+    pairs = zip(runs, results["sync"], results["bare"], strict=True)
+    added = [(run["us"] - sync["us"]) / base["us"] / count for run, sync, base in pairs]
+    return f"adds {statistics.median(added):5.2f} ({min(added):.2f}-{max(added):.2f})"
 
 
 def main() -> None:

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from pydantic import BaseModel
 
 from loomc_runner import (
+    Approval,
     AsyncLoop,
     AsyncStream,
     BestScore,
@@ -18,17 +19,22 @@ from loomc_runner import (
     LastGood,
     LoomcError,
     Loop,
+    Retry,
     RunResult,
     RunStatus,
     StepRecord,
     Stream,
     all_of,
+    ask,
+    call,
+    circuit_breaker,
     judge,
     loop,
     predicate,
     score_plateau,
     spend,
     target,
+    tool,
 )
 
 
@@ -153,6 +159,59 @@ async def use_async() -> None:
     await refine_async(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     async for step in iterator:
         assert_type(step.state, Draft)
+
+
+# What a step may do inside.
+
+
+@tool
+def search(pattern: str, limit: int = 10) -> list[str]:
+    """A durable call."""
+    return [pattern] * limit
+
+
+@tool(name="fetch", retry=Retry(attempts=5, on=(OSError,), wait="1s"), timeout="30s", key=str)
+async def fetch(url: str) -> Report:
+    """A durable call that may wait."""
+    return Report(url)
+
+
+@circuit_breaker(fail_threshold=2, backoff="exponential")
+def fragile(n: int) -> str:
+    """A function that is left alone when it keeps failing."""
+    return str(n)
+
+
+def measure(path: str) -> int:
+    """A function that is not ours."""
+    return len(path)
+
+
+@loop(retry=Retry(), migrate=lambda old: {**old, "text": ""})
+def agent(state: Draft) -> Draft:
+    """One iteration that calls, asks and starts children."""
+    assert_type(search("x"), list[str])
+    assert_type(call(measure, "x"), int)
+    assert_type(call(measure, "x", key="k"), int)
+    assert_type(ask("Which?"), str)
+    assert_type(ask("Really?", Approval), Approval)
+    assert_type(ask("How many?", int, expires="2h", default=3), int)
+    assert_type(bare.map([state, state]), list[Draft])
+    assert_type(bare.map([state], max_workers=2, return_exceptions=True), list[Draft | BaseException])
+    assert_type(fragile(1), str)
+    assert_type(fragile.state, Literal["closed", "open", "half_open"])
+    search(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    fragile("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bare.map([1])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    return state
+
+
+async def use_inside(state: Draft) -> None:
+    """The same where it is awaited."""
+    assert_type(await fetch("x"), Report)
+    assert_type(await call(fetch, "x"), Report)
+    assert_type(await bare_async.map([state]), list[Draft])
+    assert_type(agent.answer("run", True, by="anna"), None)
 
 
 # Methods.

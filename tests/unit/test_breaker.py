@@ -530,8 +530,8 @@ def test_a_guarded_function_looks_like_itself() -> None:
     assert list(inspect.signature(bound).parameters) == ["question", "loud"]
     for guarded, is_async in ((Client.ask_async, True), (Client().ask_async, True), (Client.ask, False)):
         assert inspect.iscoroutinefunction(type(guarded).__call__) is is_async
-    assert repr(Client.ask) == f"<guarded {__name__}:Client.ask: closed>"
-    assert repr(bound.breaker) == f"<circuit breaker {__name__}:Client.ask: closed>"
+    assert repr(Client.ask) == f"<guarded {__name__}.Client.ask: closed>"
+    assert repr(bound.breaker) == f"<circuit breaker {__name__}.Client.ask: closed>"
 
 
 def test_each_function_has_its_own_breaker() -> None:
@@ -539,7 +539,7 @@ def test_each_function_has_its_own_breaker() -> None:
     guard = circuit_breaker(name="same")
     one, other = guard(fail), guard(fail)
     assert one.breaker is not other.breaker
-    assert (one.breaker.name, circuit_breaker(fail).breaker.name) == ("same", f"{__name__}:fail")
+    assert (one.breaker.name, circuit_breaker(fail).breaker.name) == ("same", f"{__name__}.fail")
 
 
 def test_async_functions_are_guarded_while_they_are_awaited() -> None:
