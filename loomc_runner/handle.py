@@ -9,6 +9,7 @@ from typing import Any, Generic, Self, TypeVar, cast, overload
 from loomc_runner import opening
 from loomc_runner.budget import Budget
 from loomc_runner.children import Batch, map_in_tasks, map_in_threads
+from loomc_runner.errors import AnswerRefused
 from loomc_runner.forking import fork
 from loomc_runner.outside import find_question, give_answer, verdicts
 from loomc_runner.questions import Approval
@@ -62,9 +63,13 @@ class Handle(Generic[S]):
         Raises:
             AnswerRefused: When it does not fit the question, is the second answer to it, or comes too late.
         """
-        from pydantic_core import to_jsonable_python
+        from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-        store, values = opening.store_of(self.spec), [to_jsonable_python(value)]
+        store = opening.store_of(self.spec)
+        try:
+            values = [to_jsonable_python(value)]
+        except PydanticSerializationError as error:
+            raise AnswerRefused(f"an answer to run {run_id} must be JSON, not {value!r}: {error}") from None
         if isinstance(value, Approval):
             values = verdicts(value.by or by, value.note, approved=value.approved)
         elif isinstance(value, bool):

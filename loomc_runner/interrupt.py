@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from loomc_runner.context import Leave, Scope
-from loomc_runner.errors import RunStopped, StoreError
+from loomc_runner.errors import LoomcError, RunStopped
 from loomc_runner.records import Control, RunStatus
 from loomc_runner.step import Outcome
 
@@ -81,5 +81,5 @@ def _current_task() -> asyncio.Task[Any] | None:
 def _wants_a_pause(scope: Scope) -> bool:
     try:
         return scope.store.get_run(scope.lease.run_id).control is Control.PAUSE_NOW
-    except StoreError:  # it is locked, or gone: the next commit will tell
+    except LoomcError:  # it is locked, or gone: the next commit will tell
         return False

@@ -300,7 +300,8 @@ class Transition:
         question: A question that is asked (a new `seq`), or asked anew.
         breaker: A circuit breaker that changed its state.
         withdrawn: Questions that are no longer asked, by step and `seq`.
-        superseded: Child runs that the step no longer asks for; they and their own children are cancelled.
+        superseded: Child runs that the step no longer asks for; they and their own children are cancelled, and their
+            questions withdrawn.
         status: The new status; any but `running` also gives up the run.
         in_flight: The step that starts now, with its reservation; None when none does.
         keep_in_flight: Leave the stored in-flight step as it is (for a step that was cut off).

@@ -7,7 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -81,7 +81,8 @@ class LoopSpec(Generic[S]):
     def spec_hash(self) -> str:
         """A fingerprint of the options."""
         parts = parts_of((self.detectors, self.strategies, self.on_stall, self.scorer, self.cost_fn))
-        return _digest(f"{self.name} {self.budget} {self.retry} {[_in_words(part) for part in parts]}")
+        retried = () if self.retry is None else [getattr(self.retry, item.name) for item in fields(self.retry)]
+        return _digest(f"{self.name} {self.budget} {[_in_words(part) for part in (*parts, *retried)]}")
 
     @cached_property
     def code_hash(self) -> str:
@@ -288,6 +289,8 @@ def _in_words(part: Any) -> str:
     """A part of a declaration, the same in every process."""
     if part is None or isinstance(part, bool | int | float | str):
         return repr(part)
+    if isinstance(part, tuple):
+        return str([_in_words(item) for item in part])
     return str(getattr(part, "__qualname__", None) or type(part).__qualname__)
 
 

@@ -125,6 +125,9 @@ class MemoryStore:
         for child_id in change.superseded:
             for run in self._open_family(child_id):
                 self._stop(run, RunStatus.CANCELLED, SUPERSEDED, change.at)
+            for key, question in self._questions.items():
+                if question.is_open and question.run_id in self._family(child_id):
+                    self._questions[key] = dataclasses.replace(question, withdrawn=True)
 
     def _put_question(self, question: Question) -> None:
         key = (question.run_id, question.step_n, question.seq)

@@ -92,6 +92,7 @@ PUT_QUESTION = (
     "answered_at = coalesce(answered_at, excluded.answered_at), answer = coalesce(answer, excluded.answer)"
 )
 WITHDRAW = "UPDATE questions SET withdrawn = 1 WHERE run_id = ? AND step_n = ? AND seq = ? AND answer IS NULL"
+WITHDRAW_ALL = "UPDATE questions SET withdrawn = 1 WHERE run_id = ? AND answer IS NULL"
 ANSWER = (
     "UPDATE questions SET answer = ?, answered_by = ?, answered_at = ? "
     "WHERE run_id = ? AND step_n = ? AND seq = ? AND answer IS NULL AND NOT withdrawn"
@@ -109,6 +110,7 @@ FAMILY = (
 CHILDREN_IN_FLIGHT = "SELECT id FROM runs WHERE parent_run_id = ? AND in_flight IS NOT NULL"
 DEAREST = "UPDATE runs SET dearest_nano = max(dearest_nano, ?) WHERE id = ?"
 LAND = "UPDATE runs SET in_flight = NULL, reserved_nano = 0 WHERE id = ?"
+MEMBERS = FAMILY + "SELECT id FROM family"
 OPEN_CHILDREN = (
     FAMILY + f"SELECT id FROM runs WHERE id IN family AND status NOT IN ({', '.join(repr(s.value) for s in ENDED)})"
 )

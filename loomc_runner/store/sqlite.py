@@ -157,6 +157,8 @@ class SQLiteStore(SQLiteFile):
         for child_id in change.superseded:
             for (name,) in db.execute(sql.OPEN_CHILDREN, (child_id,)).fetchall():
                 db.execute(sql.SET_STATUS, (RunStatus.CANCELLED.value, SUPERSEDED, change.at.isoformat(), name))
+            for (name,) in db.execute(sql.MEMBERS, (child_id,)).fetchall():
+                db.execute(sql.WITHDRAW_ALL, (name,))
         if change.notes is not None:
             db.execute(sql.NOTE, (json.dumps(change.notes), run_id))
 

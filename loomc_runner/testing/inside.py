@@ -175,16 +175,18 @@ class InsideContract:
         assert (run.status, run.control) == (after, None)
 
     def test_superseded_child_runs_are_cancelled_with_their_own(self, store: Store) -> None:
-        """Those that have not ended, down to the last; the reason says so, and their money stays."""
+        """Those that have not ended, down to the last, with their questions; the reason says so, and their money stays."""
         lease = store.create_run(a_run(), "0")
         for name, parent in (("child", "r"), ("grandchild", "child"), ("other", "r")):
             child = store.create_run(a_run(name, parent_run_id=parent), "0")
+            store.commit(child, inside(question=a_question(name)))
             store.commit(child, dataclasses.replace(PAUSED, charges=(a_charge(5),)))
         store.commit(lease, Transition(AT, a_step(0), "1", superseded=("child",)))
         now = {run.id: run.status.value for run in store.list_runs()}
         assert now == {"r": "running", "child": "cancelled", "grandchild": "cancelled", "other": "paused"}
         assert "no longer asks for it" in str(store.get_run("child").stop_reason)
         assert store.subtree("r")[0] == 15
+        assert [question.run_id for question in store.questions()] == ["other"]
 
     def test_children_of_a_step_are_listed(self, store: Store) -> None:
         """By their parent and its step."""
