@@ -123,11 +123,16 @@ class MemoryStore:
             if question.answer is None:
                 self._questions[run_id, step_n, seq] = dataclasses.replace(question, withdrawn=True)
         for child_id in change.superseded:
-            for run in self._open_family(child_id):
-                self._stop(run, RunStatus.CANCELLED, SUPERSEDED, change.at)
-            for key, question in self._questions.items():
-                if question.is_open and question.run_id in self._family(child_id):
-                    self._questions[key] = dataclasses.replace(question, withdrawn=True)
+            self._supersede(child_id, change.at)
+
+    def _supersede(self, child_id: str, at: datetime) -> None:
+        """A child run that its parent's step no longer asks for; with its own children and all their questions."""
+        for run in self._open_family(child_id):
+            self._stop(run, RunStatus.CANCELLED, SUPERSEDED, at)
+        family = self._family(child_id)
+        for key, question in self._questions.items():
+            if question.is_open and question.run_id in family:
+                self._questions[key] = dataclasses.replace(question, withdrawn=True)
 
     def _put_question(self, question: Question) -> None:
         key = (question.run_id, question.step_n, question.seq)

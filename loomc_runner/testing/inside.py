@@ -175,7 +175,7 @@ class InsideContract:
         assert (run.status, run.control) == (after, None)
 
     def test_superseded_child_runs_are_cancelled_with_their_own(self, store: Store) -> None:
-        """Those that have not ended, down to the last, with their questions; the reason says so, and their money stays."""
+        """Those that have not ended, down to the last, with their questions; the reason says so, the money stays."""
         lease = store.create_run(a_run(), "0")
         for name, parent in (("child", "r"), ("grandchild", "child"), ("other", "r")):
             child = store.create_run(a_run(name, parent_run_id=parent), "0")

@@ -103,7 +103,7 @@ class Witness:
 
 @pytest.mark.parametrize(("is_async", "death"), DEATHS)
 def test_a_run_that_was_killed_in_a_step_does_nothing_twice(is_async: bool, death: Death, database: str) -> None:
-    """Wherever it is killed, a completed call is not executed again, `once=True` never twice, and the end is the same."""
+    """Wherever it is killed, a completed call is not executed again, `once=True` never twice; the end is the same."""
     witness = Witness(database, f"{is_async}-{death.where}-{death.number}")
     assert live(go_on, database, witness.run_id, is_async, death) == KILLED
     if death != Death("before", 1):

@@ -37,7 +37,7 @@ class Ledge:
 
 
 def workers(store: Store, ledge: Ledge, fuse: Fuse, *, is_async: bool) -> Any:
-    """A loop of three steps: a tool, a child of two steps with a tool of its own, a retry, and a call that fails once."""
+    """A loop of three steps: two tools, a child of two steps that has a tool, and a call that fails the first time."""
 
     @tool
     def fetch(what: str) -> str:
@@ -98,7 +98,7 @@ def on_record(store: Store, run_id: str) -> set[str]:
 
 
 def a_tree(store: Store, ledge: Ledge) -> Callable[[], Any]:
-    """One run with four children side by side, each with four of its own: every leaf works through three calls."""
+    """One run with four children side by side, each with four of its own: every leaf works through six calls."""
 
     @tool
     def work(leaf: str, number: int) -> int:
@@ -109,7 +109,7 @@ def a_tree(store: Store, ledge: Ledge) -> Callable[[], Any]:
     def leaf(state: list[Any]) -> list[Any] | Done[list[Any], None]:
         name, number = state
         after = [name, work(name, number)]
-        return Done(after) if after[1] == 3 else after
+        return Done(after) if after[1] == 6 else after
 
     @loop(name="branch", checkpoint=store, budget=Budget(), cost_fn=lambda _: 0.001)
     def branch(state: list[Any]) -> Done[list[Any], None]:

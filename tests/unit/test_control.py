@@ -388,7 +388,7 @@ def test_a_tree_stops_together(store: Store, control: Control, is_async: bool) -
     assert standing(store) == (*ENDS[control], 0)
     for run in store.list_runs(parent="r1"):
         assert (run.status, run.stop_reason) == ENDS[control]
-        assert run.steps in {1, 2}
+        assert 0 < run.steps < 4
     done = len(tree.made)
     assert go(tree.parent.resume("r1", force=control is Control.CANCEL)) == Draft(8)
     assert (tree.parents, len(tree.made), done < 8) == ([2], 8, True)

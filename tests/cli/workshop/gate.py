@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from loomc_runner import Approval, Budget, Done, ask, call, loop, spend, tool
 
@@ -13,7 +14,7 @@ from loomc_runner import Approval, Budget, Done, ask, call, loop, spend, tool
 @tool(once=True)
 def deploy(version: int) -> str:
     """What must not happen twice."""
-    with open("deployed", "a", encoding="utf-8") as file:
+    with Path("deployed").open("a", encoding="utf-8") as file:
         file.write(f"{version}\n")
     if os.environ.get("BROKEN"):
         os.kill(os.getpid(), signal.SIGKILL)
