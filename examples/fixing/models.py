@@ -66,6 +66,16 @@ class Answer:
         return (weighted * price_in + self.tokens_out * price_out) / 1_000_000
 
 
+@dataclass(frozen=True)
+class Reply:
+    """What a model said, which one it was and what it cost."""
+
+    text: str
+    model: str
+    usd: float
+    tokens: int
+
+
 def choose_proposer(environ: Mapping[str, str]) -> Proposer:
     """Take the first model there is a key for, else the search.
 
@@ -118,19 +128,30 @@ def ask_model(attempt: Attempt) -> Proposal:
         RuntimeError: The provider's package is missing, or its answer does not say what it cost.
         ValueError: The price is not known, or the files are too long to ask about.
     """
-    proposer, front = attempt.proposer, attempt.fronts.index(attempt.best)
-    model = model_of(proposer, os.environ)
-    prices = prices_of(model, os.environ)
-    answer = ASK[proposer](load_sdk(proposer), model, prompt_for(attempt))
-    code = extract_code(answer.text)
+    reply = consult(attempt.proposer, prompt_for(attempt))
+    code = extract_code(reply.text)
     return Proposal(
         code=code,
-        front=front,
+        front=attempt.fronts.index(attempt.best),
         cursor=attempt.best.cursor,
-        label=model if code else f"{model}, an answer without code",
-        usd=answer.usd(prices),
-        tokens=answer.tokens_in + answer.tokens_stored + answer.tokens_out,
+        label=reply.model if code else f"{reply.model}, an answer without code",
+        usd=reply.usd,
+        tokens=reply.tokens,
     )
+
+
+def consult(proposer: Proposer, prompt: str) -> Reply:
+    """Ask the model of a provider.
+
+    Raises:
+        RuntimeError: The provider's package is missing, or its answer does not say what it cost.
+        ValueError: The price is not known.
+    """
+    model = model_of(proposer, os.environ)
+    prices = prices_of(model, os.environ)
+    answer = ASK[proposer](load_sdk(proposer), model, prompt)
+    tokens = answer.tokens_in + answer.tokens_stored + answer.tokens_out
+    return Reply(answer.text, model, answer.usd(prices), tokens)
 
 
 def prompt_for(attempt: Attempt) -> str:

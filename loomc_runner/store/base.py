@@ -84,7 +84,8 @@ class Store(Protocol):
 
         A run is free when it has no owner or its owner is dead. A step that was in flight is closed here: it
         becomes an attempt, charged with what it and its child runs had recorded, else with its reservation as an
-        estimated charge. The claim's `run` is the row as it is now, but with the status and the stop reason that
+        estimated charge, unless all that the step ever paid was paid in calls that are done and in child runs. The
+        claim's `run` is the row as it is now, but with the status and the stop reason that
         it had before.
 
         Raises:

@@ -212,7 +212,7 @@ class MemoryStore:
         family = self._family(run.id)
         since = [c for name in family for mark, c in self._charges[name] if mark > run.in_flight_mark]
         nano = sum(charge.nano_usd for charge in since)
-        if not since and run.reserved_nano:
+        if not since and run.reserved_nano and not self._is_accounted_for(run.id, step_n):
             nano = run.reserved_nano
             charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
             self._mark += 1
@@ -222,6 +222,15 @@ class MemoryStore:
         self._runs[run.id] = dataclasses.replace(known, dearest_nano=max(known.dearest_nano, nano))
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         self._add_attempt(run.id, Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0))
+
+    def _is_accounted_for(self, run_id: str, step_n: int) -> bool:
+        """Whether all that the step ever paid was paid in calls that are done and in child runs, none of it twice."""
+        own = sum(charge.nano_usd for charge in self.charges(run_id) if charge.step_n == step_n)
+        newest = {call.key: call for call in self.calls(run_id, step_n)}.values()
+        in_calls = sum(call.nano_usd for call in self.calls(run_id, step_n) if call.status is CallStatus.DONE)
+        by_children = sum(self.subtree(run.id)[0] for run in self.list_runs(parent=run_id, parent_step=step_n))
+        in_doubt = any(call.status is CallStatus.STARTED for call in newest)
+        return not in_doubt and in_calls + by_children > 0 and own <= in_calls
 
     def _add_step(self, run_id: str, step: StepRecord[Any], state: str | None) -> None:
         states = self._states[run_id]

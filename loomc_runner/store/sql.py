@@ -128,6 +128,14 @@ OPEN_QUESTIONS = (
 )
 BREAKERS = FAMILY + f"SELECT {', '.join(BREAKER_COLUMNS)} FROM breakers WHERE run_id IN family ORDER BY id"
 SUBTREE = FAMILY + "SELECT coalesce(sum(nano_usd), 0), coalesce(sum(tokens), 0) FROM runs WHERE id IN family"
+IN_CALLS = (
+    "SELECT coalesce(sum(nano_usd) FILTER (WHERE status = 'done'), 0), "
+    "count(*) FILTER (WHERE status = 'started' AND NOT EXISTS (SELECT 1 FROM calls later "
+    "WHERE later.run_id = calls.run_id AND later.step_n = calls.step_n AND later.key = calls.key "
+    "AND later.seq > calls.seq)) FROM calls WHERE run_id = ? AND step_n = ?"
+)
+IN_STEP = "SELECT coalesce(sum(nano_usd), 0) FROM charges WHERE run_id = ? AND step_n = ?"
+CHILDREN_OF = "SELECT id FROM runs WHERE parent_run_id = ? AND parent_step = ?"
 SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges WHERE id > ? AND run_id IN family"
 
 

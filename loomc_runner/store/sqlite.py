@@ -189,7 +189,7 @@ class SQLiteStore(SQLiteFile):
                 db.execute(sql.LAND, (child_id,))
         step_n = run.in_flight or 0
         recorded, nano = db.execute(sql.SINCE_MARK, (run.id, run.in_flight_mark)).fetchone()
-        if not recorded and run.reserved_nano:
+        if not recorded and run.reserved_nano and not self._is_accounted_for(db, run.id, step_n):
             nano = run.reserved_nano
             charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
             sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run.id, charge))
@@ -198,6 +198,15 @@ class SQLiteStore(SQLiteFile):
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         attempt = Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0)
         sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run.id, attempt))
+
+    @staticmethod
+    def _is_accounted_for(db: sqlite3.Connection, run_id: str, step_n: int) -> bool:
+        """Whether all that the step ever paid was paid in calls that are done and in child runs, none of it twice."""
+        (own,) = db.execute(sql.IN_STEP, (run_id, step_n)).fetchone()
+        in_calls, in_doubt = db.execute(sql.IN_CALLS, (run_id, step_n)).fetchone()
+        children = db.execute(sql.CHILDREN_OF, (run_id, step_n)).fetchall()
+        by_children = sum(db.execute(sql.SUBTREE, child).fetchone()[0] for child in children)
+        return not in_doubt and in_calls + by_children > 0 and own <= in_calls
 
     # --- reading
 

@@ -188,6 +188,33 @@ class InsideContract:
         assert store.subtree("r")[0] == 15
         assert [question.run_id for question in store.questions()] == ["other"]
 
+    @pytest.mark.parametrize(
+        ("calls", "charged", "by_child", "closed_with"),
+        [
+            ((CallStatus.DONE,), 7, 0, 0),
+            ((CallStatus.STARTED, CallStatus.DONE), 7, 0, 0),
+            ((CallStatus.DONE, CallStatus.STARTED), 7, 0, 9),
+            ((CallStatus.DONE,), 8, 0, 9),
+            ((CallStatus.FAILED,), 7, 0, 9),
+            ((), 0, 5, 0),
+            ((), 0, 0, 9),
+        ],
+    )
+    def test_a_step_that_only_replays_is_not_charged_again(
+        self, store: Store, calls: tuple[CallStatus, ...], charged: int, by_child: int, closed_with: int
+    ) -> None:
+        """A try that was cut off and recorded nothing costs nothing where calls and children account for all before."""
+        lease = store.create_run(a_run(in_flight=0), "0")
+        for seq, status in enumerate(calls):
+            store.commit(lease, inside(call=a_call(seq, key="k", status=status, nano_usd=7)))
+        child = store.create_run(a_run("child", parent_run_id="r", parent_step=0), "0")
+        store.commit(child, dataclasses.replace(PAUSED, charges=(a_charge(by_child),) if by_child else ()))
+        store.commit(lease, inside(charges=(a_charge(charged),) if charged else ()))
+        store.commit(lease, Transition(AT, in_flight=0, reserved_nano=9))
+        store.commit(lease, dataclasses.replace(PAUSED, keep_in_flight=True))
+        store.claim("r", a_resumption())
+        assert sum(charge.nano_usd for charge in store.charges("r") if charge.estimated) == closed_with
+
     def test_children_of_a_step_are_listed(self, store: Store) -> None:
         """By their parent and its step."""
         for name, step in (("a", 0), ("b", 1), ("c", 1)):
