@@ -73,7 +73,7 @@ def explore(state: Exploration) -> Exploration | Done[Exploration, Report]:
     action = None
     try:
         action = choose_action(state)
-        spend(usd=0.0, label="acting")  # only thinking costs: when it is cut off from here on, that is all it counts
+        spend(usd=0.0, label="acting")  # only thinking costs; under a cap in dollars each step says what it cost
         seen = act(state, action)
     except (ValidationError, Refused, OSError) as error:
         seen = Observation(action=action, summary=f"that is not possible: {error}")
