@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from killing import KILLED, Death, Fuse, live
-from toolers import Ledge, a_tree, go_on, grow_on, on_record, workers
+from toolers import Ledge, a_tree, go_on, grow_on, on_record, through_the_gate, workers
 
 from loomc_runner.errors import RunNotFound
 from loomc_runner.outside import find_question, give_answer
@@ -129,6 +129,31 @@ def test_a_run_that_is_killed_again_and_again_in_its_steps_completes(is_async: b
             break
     assert deaths > 3
     witness.assert_ends_as_undisturbed(deaths)
+
+
+ANSWERS = {"Release it?": {"approved": True}, "What about it?": "well done"}
+
+
+@pytest.mark.parametrize("where", ["before", "after", "inside"])
+def test_a_gate_holds_over_any_number_of_kills(where: Any, database: str) -> None:
+    """Killed at each moment of each life: each question is asked once, answered once, and never passed without."""
+    for number in itertools.count(1):
+        run_id, kills = f"gate-{where}-{number}", 0
+        store, ledge = SQLiteStore(database), Ledge(Path(f"{database}-{run_id}"))
+        for answered in range(3):
+            ending = live(through_the_gate, database, run_id, Death(where, number))
+            kills += ending == KILLED
+            assert live(through_the_gate, database, run_id) == 0
+            assert ledge.counts["deploy-it"] == (answered > 0)
+            if answered < 2:
+                question = find_question(store, run_id)
+                give_answer(store, question, [ANSWERS[question.prompt]], f"person {answered}", AT)
+        assert [q.answered_by for q in store.questions(run_id)] == ["person 0", "person 1"]
+        assert json.loads(store.state(run_id, 0)) == "it: well done"
+        assert ledge.counts["vendor"] <= 1 + kills
+        if not kills:
+            break
+    assert number > 3
 
 
 def test_a_tree_that_is_killed_fifty_times_ends_as_if_nothing_had_happened(database: str, tmp_path: Path) -> None:

@@ -7,12 +7,25 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from killing import NEVER, Death, Fuse
 
-from loomc_runner import Budget, Done, Retry, call, loop, spend, tool
+from loomc_runner import (
+    Approval,
+    Budget,
+    CircuitOpenError,
+    Done,
+    Retry,
+    ask,
+    call,
+    circuit_breaker,
+    loop,
+    spend,
+    tool,
+)
 from loomc_runner.records import CallStatus
 from loomc_runner.store import Store
 from loomc_runner.store.sqlite import SQLiteStore
@@ -88,6 +101,50 @@ def go_on(path: str, run_id: str, is_async: bool, death: Death = NEVER) -> None:
     result = handle.run("begin", run_id=run_id)
     if is_async:
         asyncio.run(result)
+
+
+def gate(store: Store, ledge: Ledge, fuse: Fuse) -> Any:
+    """A loop that works, asks, works and asks again in a child; a circuit breaker opens meanwhile."""
+
+    @circuit_breaker(fail_threshold=1, cooldown="1h", name="vendor")
+    def vendor() -> None:
+        ledge.note("vendor")
+        raise OSError("down")
+
+    @tool
+    def prepare(what: str) -> str:
+        fuse()
+        ledge.note(f"prepare-{what}")
+        with suppress(OSError, CircuitOpenError):
+            vendor()
+        return what
+
+    @tool(once=True)
+    def deploy(what: str) -> str:
+        ledge.note(f"deploy-{what}")
+        return what
+
+    @loop(name="review", checkpoint=store, budget=Budget())
+    def review(what: str) -> Done[str, None]:
+        prepare(f"review-{what}")
+        fuse()
+        return Done(ask(f"What about {what}?"))
+
+    @loop(name="gate", checkpoint=store, budget=Budget())
+    def release(what: str) -> Done[str, None]:
+        prepare(what)
+        fuse()
+        if not ask(f"Release {what}?", Approval):
+            return Done("denied")
+        fuse()
+        return Done(f"{deploy(what)}: {review(what)}")
+
+    return release
+
+
+def through_the_gate(path: str, run_id: str, death: Death = NEVER) -> None:
+    """What a process does: begin the release or go on with it, until it ends, waits or death comes."""
+    gate(death.around(SQLiteStore(path)), Ledge(Path(f"{path}-{run_id}")), Fuse(death)).run("it", run_id=run_id)
 
 
 def on_record(store: Store, run_id: str) -> set[str]:
