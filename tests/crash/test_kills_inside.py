@@ -140,16 +140,20 @@ def test_a_gate_holds_over_any_number_of_kills(where: Any, database: str) -> Non
     for number in itertools.count(1):
         run_id, kills = f"gate-{where}-{number}", 0
         store, ledge = SQLiteStore(database), Ledge(Path(f"{database}-{run_id}"))
-        for answered in range(3):
-            ending = live(through_the_gate, database, run_id, Death(where, number))
-            kills += ending == KILLED
+        while True:
+            kills += live(through_the_gate, database, run_id, Death(where, number)) == KILLED
             assert live(through_the_gate, database, run_id) == 0
-            assert ledge.counts["deploy-it"] == (answered > 0)
-            if answered < 2:
-                question = find_question(store, run_id)
-                give_answer(store, question, [ANSWERS[question.prompt]], f"person {answered}", AT)
-        assert [q.answered_by for q in store.questions(run_id)] == ["person 0", "person 1"]
+            answered = {q.prompt for q in store.questions(run_id) if q.answer is not None}
+            assert ledge.counts["deploy-it"] <= ("Release it?" in answered)
+            if store.get_run(run_id).status == "completed":
+                break
+            question = find_question(store, run_id)
+            in_doubt = {"result": "it"} if ledge.counts["deploy-it"] else {"run_again": True}
+            give_answer(store, question, [ANSWERS.get(question.prompt, in_doubt)], "a person", AT)
+        asked = [q for q in store.questions(run_id) if q.prompt in ANSWERS]
+        assert [(q.prompt, q.answered_by) for q in asked] == [(prompt, "a person") for prompt in ANSWERS]
         assert json.loads(store.state(run_id, 0)) == "it: well done"
+        assert ledge.counts["deploy-it"] == 1
         assert ledge.counts["vendor"] <= 1 + kills
         if not kills:
             break
