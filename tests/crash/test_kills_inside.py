@@ -140,8 +140,8 @@ def test_a_gate_holds_over_any_number_of_kills(where: Any, database: str) -> Non
     for number in itertools.count(1):
         run_id, kills = f"gate-{where}-{number}", 0
         store, ledge = SQLiteStore(database), Ledge(Path(f"{database}-{run_id}"))
-        while True:
-            kills += live(through_the_gate, database, run_id, Death(where, number)) == KILLED
+        for later in itertools.count():
+            kills += live(through_the_gate, database, run_id, Death(where, number + later)) == KILLED
             assert live(through_the_gate, database, run_id) == 0
             answered = {q.prompt for q in store.questions(run_id) if q.answer is not None}
             assert ledge.counts["deploy-it"] <= ("Release it?" in answered)
