@@ -52,7 +52,9 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     cursor.record, outcome = None, None
     scope = Scope(cursor.store, cursor.lease, cursor.account, cursor.step_n, cursor.spec.clock, cursor.journal)
     try:
-        await _take_turn(cursor)
+        if cursor.spec.is_async and (now := cursor.spec.clock.monotonic()) - cursor.turned > BREATH:
+            cursor.turned = now
+            await cursor.sleep(0)
         if scope.journal is not None:
             scope.journal.begin_try()
         work = perform(cursor.spec, scope, cursor.codec, cursor.state, escalation(cursor))
@@ -263,12 +265,6 @@ def _notes(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecor
         names = ", ".join(sorted({call.name for call in unused}))
         fresh.append(f"step {step.step_n} went another way: recorded results of {names} were not asked for")
     return (*cursor.notes, *fresh) if fresh else None
-
-
-async def _take_turn(cursor: Cursor[S]) -> None:
-    if cursor.spec.is_async and (now := cursor.spec.clock.monotonic()) - cursor.turned > BREATH:
-        cursor.turned = now
-        await cursor.sleep(0)
 
 
 # The hops come last: loom-tailcalls compiles them anew with the names known here, and counts lines from 1.

@@ -215,11 +215,16 @@ def sleep_of(*, is_async: bool) -> Callable[[float], Awaitable[None]]:
 
 async def patiently(sleep: Callable[[float], Awaitable[None]], verb: Callable[..., T], *args: Any) -> T:
     """Call a verb of a store until it is not busy, sleeping in between with the caller's own sleep."""
+    try:
+        return verb(*args)  # as a rule it is not busy
+    except StoreBusy:
+        pass
     for delay in _delays():
+        await sleep(delay)
         try:
             return verb(*args)
         except StoreBusy:
-            await sleep(delay)
+            continue
     return verb(*args)
 
 
