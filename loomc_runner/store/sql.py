@@ -305,11 +305,24 @@ def attempt_from(row: Sequence[Any]) -> Attempt:
 
 def call_values(run_id: str, call: Call) -> tuple[Any, ...]:
     """A call as the values of its row; a long result is compressed."""
-    row = {name: getattr(call, name) for name in CALL_COLUMNS}
-    row["status"], row["started_at"] = call.status.value, call.started_at.isoformat()
+    result: str | bytes | None = call.result
     if call.result is not None and len(call.result) > LONG:
-        row["result"] = zlib.compress(call.result.encode("utf-8", "surrogatepass"))
-    return (run_id, *row.values())
+        result = zlib.compress(call.result.encode("utf-8", "surrogatepass"))
+    return (
+        run_id,
+        call.step_n,
+        call.seq,
+        call.name,
+        call.key,
+        call.status.value,
+        call.started_at.isoformat(),
+        result,
+        call.error,
+        call.category,
+        call.nano_usd,
+        call.duration,
+        call.outer,
+    )
 
 
 def call_from(row: Sequence[Any]) -> Call:

@@ -127,16 +127,17 @@ class SQLiteStore(SQLiteFile):
     @staticmethod
     def _update(db: sqlite3.Connection, lease: Lease, change: Transition, control: Control | None) -> bool:
         """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
-        at, nano, tokens = change.at.isoformat(), 0, 0
+        nano = tokens = 0
         for charge in change.charges:
             nano, tokens = nano + charge.nano_usd, tokens + charge.tokens
+        if change.keep_in_flight and change.status is RunStatus.RUNNING:
+            return db.execute(sql.SPEND, (nano, tokens, lease.run_id, lease.epoch)).rowcount == 1
+        at = change.at.isoformat()
         totals = (int(change.step is not None), nano, tokens, change.worked, change.best_step, change.dearest_nano)
         owned = (lease.run_id, lease.epoch, control)
         if change.status is not RunStatus.RUNNING:
             ended = (change.status.value, change.stop_reason, change.result, at)
             written = sql.put(db, sql.END, (*ended, *totals, change.keep_in_flight, *owned))
-        elif change.keep_in_flight:
-            written = db.execute(sql.SPEND, (nano, tokens, *owned[:2]))
         else:
             written = db.execute(sql.ADVANCE, (at, *totals, change.in_flight, change.reserved_nano, *owned))
         return written.rowcount == 1
