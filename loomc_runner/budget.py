@@ -131,7 +131,8 @@ class Ledger:
         self.spent = self.claimed = self.tokens = self.steps = self.dearest = 0
         self.worked = 0.0
         self.started: float | None = None
-        self.rested_until = 0.0
+        self.at_work = self.resting = 0
+        self.rests_since: float | None = None
         self.recalled: set[str] = set()
         """The circuit breakers that were looked up for this run."""
 
@@ -151,7 +152,10 @@ class Ledger:
     @property
     def elapsed(self) -> float:
         """Seconds of working time so far, all resumes together."""
-        return self.worked + (0.0 if self.started is None else self.clock.monotonic() - self.started)
+        if self.started is None:
+            return self.worked
+        now = self.clock.monotonic() if self.rests_since is None else self.rests_since
+        return self.worked + now - self.started
 
     def start_clock(self) -> None:
         """Working time runs from here."""
@@ -159,22 +163,48 @@ class Ledger:
 
     def stop_clock(self) -> None:
         """Working time stands still: the run waits or has ended."""
-        self.worked, self.started = self.elapsed, None
-
-    def rest(self, begun: float) -> None:
-        """Take back the working time since an instant, here and in every enclosing run: it was spent waiting.
-
-        Of waits that overlap, the common part counts once.
-        """
-        now = self.clock.monotonic()
         with self.lock:
-            for ledger in self.lineage:
-                if ledger.started is not None:
-                    since = max(begun, ledger.started, ledger.rested_until)
-                    ledger.started += max(now - since, 0.0)
-                    ledger.rested_until = now
+            self._wake()
+            self.worked, self.started = self.elapsed, None
 
-    @property
+    def begin_work(self) -> None:
+        """A call or a child run begins in the step of this run."""
+        with self.lock:
+            self._wake()
+            self.at_work += 1
+
+    def end_work(self) -> None:
+        """It has ended."""
+        with self.lock:
+            self.at_work -= 1
+            self._doze()
+
+    def begin_rest(self) -> None:
+        """One of those that are at work waits: for a quota, or before another try."""
+        with self.lock:
+            self.resting += 1
+            self._doze()
+
+    def end_rest(self) -> None:
+        """It goes on."""
+        with self.lock:
+            self._wake()
+            self.resting -= 1
+
+    def _doze(self) -> None:
+        """The clock stands still while all that is at work in the step waits, here and so in the enclosing run."""
+        if self.resting and self.resting >= self.at_work and self.rests_since is None and self.started is not None:
+            self.rests_since = self.clock.monotonic()
+            if self.parent is not None:
+                self.parent.ledger.begin_rest()
+
+    def _wake(self) -> None:
+        if self.rests_since is not None and self.started is not None:
+            self.started += self.clock.monotonic() - self.rests_since
+            self.rests_since = None
+            if self.parent is not None:
+                self.parent.ledger.end_rest()
+
     def seconds_left(self) -> float | None:
         """Working time until the first wall clock of the lineage is used up; None when there is none."""
         if not self.timed:

@@ -9,10 +9,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from loomc_runner.context import Leaving, halting
-from loomc_runner.errors import BudgetExhausted, WaitingForAnswer
+from loomc_runner.context import Halt, Leave, Leaving, current_scope, halting
+from loomc_runner.errors import BudgetExhausted, RunStopped, WaitingForAnswer
+from loomc_runner.interrupt import HALTED
+from loomc_runner.records import RunStatus
 from loomc_runner.running import Request, run_to_end
 from loomc_runner.scores import check_count
+from loomc_runner.sigterm import termination_asked
 from loomc_runner.store import finish
 
 if TYPE_CHECKING:
@@ -39,10 +42,11 @@ class Batch(Generic[S]):
         self.left: list[BaseException] = []
         self.failure: BaseException | None = None
         self.under_way = 0
+        self.halt = Halt(current_scope(), halting.get())
 
     def starting(self) -> Iterable[int]:
         """The runs to start now."""
-        while self.todo and self.under_way < self.max_workers and self.failure is None:
+        while self.todo and self.under_way < self.max_workers and self.failure is None and not self._is_stopping():
             self.under_way += 1
             index = self.todo.popleft()
             self.since[index] = self.settled
@@ -72,7 +76,20 @@ class Batch(Generic[S]):
             raise self.failure
         if self.left:
             raise self.left[0]
+        if self.todo:
+            raise self._stopped()
         return [self.results[index] for index in range(len(self.requests))]
+
+    def _is_stopping(self) -> bool:
+        """Whether somebody wants the whole to stop, so that nothing more may begin."""
+        owner = self.halt.owner
+        left = owner is not None and owner.left is not None and owner.left.status is not RunStatus.WAITING
+        return left or termination_asked() or self.halt.asked()
+
+    def _stopped(self) -> BaseException:
+        owner = self.halt.owner
+        leave = HALTED if self.halt.asked() else Leave(RunStatus.PAUSED, "paused: SIGTERM")
+        return RunStopped(leave.reason) if owner is None else owner.leave(leave)
 
     def _is_refused(self, index: int, error: BudgetExhausted) -> bool:
         place = self.requests[index].place
@@ -100,18 +117,13 @@ class Batch(Generic[S]):
 
 def map_in_threads(batch: Batch[S]) -> Sequence[S | BaseException]:
     """Make the runs in threads; when one fails the others stop after their steps."""
-    outer, jobs = halting.get(), dict[Future[S], int]()
-    failed: list[bool] = []
-
-    def halt() -> bool:
-        return bool(failed) or (outer is not None and outer())
-
+    jobs: dict[Future[S], int] = {}
     with ThreadPoolExecutor(batch.max_workers, thread_name_prefix="loomc-map") as pool:
         try:
             while True:
                 for index in batch.starting():
                     context = copy_context()
-                    context.run(halting.set, halt)
+                    context.run(halting.set, batch.halt)
                     jobs[pool.submit(_work, context, batch.requests[index])] = index
                 if not jobs:
                     return batch.list()
@@ -119,9 +131,9 @@ def map_in_threads(batch: Batch[S]) -> Sequence[S | BaseException]:
                     error = job.exception()
                     batch.ended(jobs.pop(job), job.result() if error is None else error)
                 if batch.failure is not None:
-                    failed.append(True)
+                    batch.halt.failed = True
         except BaseException:  # Ctrl-C: the threads are waited for
-            failed.append(True)
+            batch.halt.failed = True
             raise
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from loomc_runner import deadline
 from loomc_runner.budget import Ledger, OpenStep, to_nano
 from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
 from loomc_runner.journal import Journal
 from loomc_runner.records import Call, Charge, Lease, RunStatus, Transition
 from loomc_runner.store import Store, block, finish, in_event_loop, patiently
-
-SLICE = 0.25
-"""Seconds of a wait after which deadlines are moved on."""
 
 
 class Leaving(BaseException):
@@ -31,11 +26,15 @@ class Leaving(BaseException):
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Why a step was left: the status its run gets, the reason, and the question it waits for."""
+    """Why a step was left: the status its run gets, the reason, and the question it waits for.
+
+    It was `halted` when a run beside it, or beside an enclosing one, had failed.
+    """
 
     status: RunStatus
     reason: str
     prompt: str | None = None
+    halted: bool = False
 
 
 @dataclass(slots=True)
@@ -47,6 +46,14 @@ class Meter:
     key: str
     once: bool = False
     nano_usd: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """A durable call or a child run under way: its task, where it has one, and whether it is over."""
+
+    task: Any = None
+    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -64,6 +71,7 @@ class Scope:
     clock: Clock
     journal: Journal | None = None
     left: Leave | None = None
+    works: set[Work] = field(default_factory=set)
     pending: list[Charge] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
@@ -81,7 +89,7 @@ class Scope:
         So it makes no difference whether that call is executed or gives its recorded result.
         """
         call = enclosing_call(self.lease.run_id)
-        return self.record.key_of(*parts, *(() if call is None else (call.key,)))
+        return self.record.key_of(*parts, within="" if call is None else call.key)
 
     def charge(self, charge: Charge) -> None:
         """Count a charge, here and for the calls it is made in."""
@@ -107,8 +115,24 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("loomc_runner_step", default=None)
 
 
-halting: ContextVar[Callable[[], bool] | None] = ContextVar("loomc_runner_halting", default=None)
-"""Set around runs side by side: whether each of them is to stop after its step, since another one failed."""
+@dataclass(eq=False)
+class Halt:
+    """Runs side by side: once one of them has `failed` the others stop after their steps, and all below them.
+
+    `owner` is the step that runs them, None outside of one; only there it is told that they stopped for this.
+    """
+
+    owner: Scope | None
+    outer: Halt | None
+    failed: bool = False
+
+    def asked(self) -> bool:
+        """Whether a run is to stop."""
+        return self.failed or (self.outer is not None and self.outer.asked())
+
+
+halting: ContextVar[Halt | None] = ContextVar("loomc_runner_halting", default=None)
+"""The runs side by side that this code belongs to."""
 
 _meters: ContextVar[tuple[Meter, ...]] = ContextVar("loomc_runner_meters", default=())
 
@@ -131,6 +155,24 @@ class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since ev
 
     def __exit__(self, *_: object) -> None:
         _scope.reset(self._token)
+
+
+@contextmanager
+def under_way(scope: Scope) -> Iterator[None]:
+    """Let a step know of a durable call or a child run in it, for as long as that is under way."""
+    import asyncio
+
+    work = Work(asyncio.current_task() if in_event_loop() else None)
+    with scope.lock:
+        scope.works.add(work)
+    scope.account.ledger.begin_work()
+    try:
+        yield
+    finally:
+        scope.account.ledger.end_work()
+        with scope.lock:
+            scope.works.discard(work)
+        work.over.set()
 
 
 @contextmanager
@@ -240,13 +282,9 @@ def _store(scope: Scope, charge: Charge) -> None:
 
 
 async def rest(ledger: Ledger, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
-    """Wait, for a quota or for another try; that is not working time, and moves deadlines on."""
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        part = min(left, SLICE)
-        deadline.postpone(part)
-        begun = ledger.clock.monotonic()
-        try:
-            await sleep(part)
-        finally:
-            ledger.rest(begun)
+    """Wait, for a quota or for another try; where nobody else is at work in the step that is not working time."""
+    ledger.begin_rest()
+    try:
+        await sleep(seconds)
+    finally:
+        ledger.end_rest()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from loomc_runner.budget import Ledger, OpenStep
+from loomc_runner.context import Halt
 from loomc_runner.history import History
 from loomc_runner.interrupt import Watch
 from loomc_runner.journal import Journal
@@ -64,7 +65,7 @@ class Cursor(Generic[S]):
     journal: Journal | None = None
     tried: int = 0
     delay: float | None = None
-    halt: Callable[[], bool] | None = None
+    halt: Halt | None = None
     watch: Watch = field(default_factory=Watch)
 
     @property

@@ -44,11 +44,14 @@ def can_interrupt() -> bool:
     return threading.get_ident() == threading.main_thread().ident and _handler_can_be_set()
 
 
-def call(fn: Callable[..., R], /, *args: Any, deadline: float | None) -> R:
+def call(
+    fn: Callable[..., R], /, *args: Any, deadline: float | None, left: Callable[[], float | None] | None = None
+) -> R:
     """Call a function, and interrupt it when the deadline passes.
 
-    `deadline` is an instant of `time.monotonic()`. The earliest of it and all enclosing deadlines counts, and a
-    result that was returned always wins. With no deadline at all this is a plain call.
+    `deadline` is an instant of `time.monotonic()`; `left` is asked then how many seconds are left all the same. The
+    earliest of it and all enclosing deadlines counts, and a result that was returned always wins. With no deadline at
+    all this is a plain call.
 
     Raises:
         DeadlineReached: this deadline or an enclosing one passed while `fn` ran.
@@ -56,7 +59,7 @@ def call(fn: Callable[..., R], /, *args: Any, deadline: float | None) -> R:
     outer, awaited = _alarm.watch, _awaited.get()
     if (deadline is None and outer is None and not awaited) or not can_interrupt():
         return fn(*args)
-    own = () if deadline is None else (_Limit(deadline),)
+    own = () if deadline is None else (_Limit(deadline, left),)
     limits, foreign = (outer.limits, outer.foreign) if outer else ((), _Foreign())
     box: defaultdict[int, R] = defaultdict(partial(fn, *args))
     watch = _Watch(box, (*own, *awaited, *limits), outer, foreign)
@@ -68,7 +71,13 @@ def call(fn: Callable[..., R], /, *args: Any, deadline: float | None) -> R:
         _alarm.leave(watch)
 
 
-async def call_async(fn: Callable[..., Awaitable[R]], /, *args: Any, deadline: float | None) -> R:
+async def call_async(
+    fn: Callable[..., Awaitable[R]],
+    /,
+    *args: Any,
+    deadline: float | None,
+    left: Callable[[], float | None] | None = None,
+) -> R:
     """Await what a function returns, and cancel the task when the deadline passes.
 
     As with `call`, a returned result wins. The cancellation arrives wherever the task waits just then: code of
@@ -80,27 +89,27 @@ async def call_async(fn: Callable[..., Awaitable[R]], /, *args: Any, deadline: f
     """
     if deadline is None:
         return await fn(*args)
-    return await _cancel_at(deadline, fn, args)
+    return await _cancel_at(_Limit(deadline, left), fn, args)
 
 
-async def _cancel_at(deadline: float, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...]) -> R:
+async def _cancel_at(limit: _Limit, fn: Callable[..., Awaitable[R]], args: tuple[Any, ...]) -> R:
     """Do what `asyncio.timeout` does, and do it again when the cancellation is swallowed."""
     import asyncio
 
-    loop, task, limit, requests = asyncio.get_running_loop(), asyncio.current_task(), _Limit(deadline), 0
+    loop, task, requests = asyncio.get_running_loop(), asyncio.current_task(), 0
     if task is None:
         raise RuntimeError("a deadline needs an asyncio task that it can cancel")
     timer: asyncio.TimerHandle
 
     def expire() -> None:
         nonlocal requests, timer
-        if limit.due <= time.monotonic():  # else a sync call below was interrupted first, and moved it on
+        if limit.is_over(time.monotonic()):  # else a sync call below was interrupted first, and moved it on
             limit.due = time.monotonic() + AGAIN
             requests += 1
             task.cancel()
         timer = loop.call_later(_seconds_until(limit.due), expire)
 
-    timer = loop.call_later(_seconds_until(deadline), expire)
+    timer = loop.call_later(_seconds_until(limit.due), expire)
     before = task.cancelling()
     token = _awaited.set((limit, *_awaited.get()))
     try:
@@ -117,13 +126,6 @@ async def _cancel_at(deadline: float, fn: Callable[..., Awaitable[R]], args: tup
         for _ in range(requests):
             task.uncancel()
         _awaited.reset(token)
-
-
-def postpone(seconds: float) -> None:
-    """Move on all deadlines of the code that runs here: it is about to wait, and that does not count."""
-    watch = _alarm.watch if threading.get_ident() == threading.main_thread().ident else None
-    for limit in (*_awaited.get(), *(watch.limits if watch else ())):
-        limit.postpone(seconds)
 
 
 @cache
@@ -154,13 +156,17 @@ class _Limit:
     """A deadline, and when it next wants to interrupt: moved on each time it has."""
 
     due: float
-    rests_until: float = 0.0
+    left: Callable[[], float | None] | None = None
 
-    def postpone(self, seconds: float) -> None:
-        """Move it on; of waits that overlap, the common part counts once."""
-        now = time.monotonic()
-        begin, self.rests_until = max(now, self.rests_until), max(self.rests_until, now + seconds)
-        self.due += self.rests_until - begin
+    def is_over(self, now: float) -> bool:
+        """Say whether it has passed; one whose owner has waited meanwhile, which does not count, is moved on."""
+        if self.due > now:
+            return False
+        seconds = None if self.left is None else self.left()
+        if seconds is None or seconds <= 0:
+            return True
+        self.due = now + max(seconds, RETRY)
+        return False
 
 
 @dataclass(slots=True)
@@ -279,7 +285,7 @@ class _Alarm:
             finally:
                 self.watch = watch
                 self.arm(watch)
-        overdue = [limit for limit in watch.limits if limit.due <= now]
+        overdue = [limit for limit in watch.limits if limit.is_over(now)]
         interrupt = overdue and watch.user_code_runs(frame)
         if interrupt:
             for limit in overdue:

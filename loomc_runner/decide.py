@@ -13,6 +13,7 @@ from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.errors import (
     BudgetExhausted,
     LoomcError,
+    RunHalted,
     RunStopped,
     SpecError,
     StallError,
@@ -36,10 +37,9 @@ def exhausted(run_id: str, error: BudgetExhausted) -> Verdict:
 
 def left(run_id: str, leave: Leave) -> Verdict:
     """The verdict for a step that was left: the run waits for an answer, or was asked to stop."""
-    waits = leave.status is RunStatus.WAITING and leave.prompt is not None
-    error: LoomcError = (
-        WaitingForAnswer(run_id, leave.prompt or "") if waits else RunStopped(f"run {run_id} {leave.reason}")
-    )
+    error: LoomcError = (RunHalted if leave.halted else RunStopped)(f"run {run_id} {leave.reason}")
+    if leave.status is RunStatus.WAITING:
+        error = WaitingForAnswer(run_id, leave.prompt or "")
     return Verdict(leave.status, leave.reason, error=error)
 
 

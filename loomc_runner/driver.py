@@ -15,9 +15,9 @@ from loom import tailrec, tailstream
 from loomc_runner.context import Leave, Scope, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
-from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, RunHalted, in_words
-from loomc_runner.interrupt import CANCELLED, LOOK, PAUSED
-from loomc_runner.records import Attempt, Control, RunStatus, StepRecord, Transition
+from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
+from loomc_runner.interrupt import CANCELLED, HALTED, LOOK, PAUSED
+from loomc_runner.records import Attempt, Charge, Control, RunStatus, StepRecord, Transition
 from loomc_runner.retry import category_of
 from loomc_runner.sigterm import termination_asked
 from loomc_runner.step import Outcome, perform
@@ -81,17 +81,20 @@ def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | No
         return left(run_id, CANCELLED if control is Control.CANCEL else PAUSED)
     if termination_asked():
         return left(run_id, Leave(RunStatus.PAUSED, "paused: SIGTERM"))
-    if cursor.halt is not None and cursor.halt():
-        reason = "paused: a run beside it failed"
-        return Verdict(RunStatus.PAUSED, reason, error=RunHalted(f"run {run_id} {reason}"))
+    if cursor.halt is not None and cursor.halt.asked():
+        return left(run_id, HALTED)
     return None
 
 
 async def _wait(cursor: Cursor[Any]) -> None:
     """Wait before a step is tried again, and look meanwhile whether somebody wants the run to stop."""
+    parent = cursor.ledger.parent
     until, cursor.delay = time.monotonic() + (cursor.delay or 0.0), None
     while (left_over := until - time.monotonic()) > 0:
-        await rest(cursor.ledger, min(left_over, LOOK), cursor.sleep)
+        if parent is None:
+            await cursor.sleep(min(left_over, LOOK))
+        else:
+            await rest(parent.ledger, min(left_over, LOOK), cursor.sleep)
         run = await patiently(cursor.sleep, cursor.store.get_run, cursor.lease.run_id)
         if asked := _asked_to_stop(cursor, run.control):
             await end(cursor, asked)
@@ -109,10 +112,12 @@ async def start(cursor: Cursor[Any]) -> None:
         return
     change = Transition(cursor.spec.clock.now(), in_flight=cursor.step_n, reserved_nano=cursor.account.reserved)
     try:
-        await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+        control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     except BaseException:
         cursor.account.settle()
         raise
+    if asked := _asked_to_stop(cursor, control):
+        await end(cursor, asked)
 
 
 async def end(cursor: Cursor[S], verdict: Verdict) -> None:
@@ -203,6 +208,7 @@ def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
 
 async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> None:
     """Leave the run resumable when something tears the step apart: Ctrl-C, a cancelled task, a full disk."""
+    reserved = scope.account.reserved
     for account in {scope.account, cursor.account or scope.account}:
         account.settle()
     if cursor.verdict is not None:  # the run has ended, and all of it is stored
@@ -212,7 +218,7 @@ async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> Non
     try:
         run = await patiently(sleep, cursor.store.get_run, cursor.lease.run_id)
         if run.status is RunStatus.RUNNING:
-            change = _torn(cursor, scope, run.steps)
+            change = _torn(cursor, scope, run.steps, reserved)
             await patiently(sleep, cursor.store.commit, cursor.lease, change)
             cursor.verdict = Verdict(change.status, change.stop_reason, error=error)
         else:  # a signal came right after the commit that ended it
@@ -223,8 +229,12 @@ async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> Non
         log.warning("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
 
 
-def _torn(cursor: Cursor[S], scope: Scope, committed: int) -> Transition:
-    """What is stored of a step that was torn apart, when so many steps are committed."""
+def _torn(cursor: Cursor[S], scope: Scope, committed: int, reserved: int) -> Transition:
+    """What is stored of a step that was torn apart, when so many steps are committed.
+
+    It stays in flight, so that the next resume accounts for it; that of a child run is accounted for at once, since
+    its parent goes on counting.
+    """
     verdict = cursor.verdict or Verdict()
     paused = Transition(cursor.spec.clock.now(), status=RunStatus.PAUSED, stop_reason=verdict.reason)
     if committed > scope.step_n:  # a signal, or a warning that is an error, came right after the commit
@@ -232,7 +242,13 @@ def _torn(cursor: Cursor[S], scope: Scope, committed: int) -> Transition:
     change = cursor.unstored
     if change is None or isinstance(verdict.error, LoomcError):
         worked = max(cursor.ledger.elapsed - cursor.worked, 0.0)
-        return dataclasses.replace(paused, charges=tuple(scope.pending), keep_in_flight=True, worked=worked)
+        if cursor.ledger.parent is None:
+            return dataclasses.replace(paused, charges=tuple(scope.pending), keep_in_flight=True, worked=worked)
+        if not scope.account.priced and reserved:
+            label = "the step was cut off"
+            scope.charge_later(Charge(scope.step_n, reserved, 0, label, paused.at, estimated=True))
+        attempt = _attempt(scope, Outcome(worked), verdict, scope.account.total)
+        return dataclasses.replace(paused, charges=tuple(scope.pending), attempt=attempt, worked=worked)
     if change.status is not RunStatus.RUNNING:
         return change
     # It has returned, and waits for the store: it is paid for, and kept.

@@ -20,6 +20,7 @@ LOOK: Final = 0.5
 
 PAUSED: Final = Leave(RunStatus.PAUSED, "paused: by request")
 CANCELLED: Final = Leave(RunStatus.CANCELLED, "cancelled: by request")
+HALTED: Final = Leave(RunStatus.PAUSED, "paused: a run beside it failed", halted=True)
 
 
 class Watch:

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from loomc_runner.records import Call, CallStatus, Question, Run
 from loomc_runner.store import Store
@@ -27,10 +28,9 @@ class Journal:
         self._questions: dict[str, Question] = {}
         self._children: dict[str, str] = {}
         self._next = Counter[str]()
-        self._seen = Counter[str]()
+        self._seen = Counter[tuple[str, str]]()
         self._asked: set[str] = set()
-        self.running: set[str] = set()
-        """The calls that are being executed."""
+        self._running: set[str] = set()
 
     def begin_try(self) -> None:
         """The step is tried again: its calls are counted anew."""
@@ -38,12 +38,36 @@ class Journal:
             self._seen.clear()
             self._asked.clear()
 
-    def key_of(self, *parts: str) -> str:
-        """What the next of its kind is known by: a hash of its parts, and its occurrence among equals in this try."""
+    def key_of(self, *parts: str, within: str = "") -> str:
+        """What the next of its kind is known by: a hash of its parts, and its occurrence among equals in this try.
+
+        Inside of a durable call, `within`, they are counted apart.
+        """
         with self._lock:
-            digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:20]
-            self._seen[digest] += 1
-            return f"{digest}:{self._seen[digest] - 1}"
+            text = "\0".join((*parts, within))
+            digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:20]
+            self._seen[within, digest] += 1
+            return f"{digest}:{self._seen[within, digest] - 1}"
+
+    def begin_call_again(self, key: str) -> None:
+        """A call is tried again: what is inside of it is counted anew, down to the last."""
+        with self._lock:
+            for within, digest in [place for place in self._seen if place[0] == key]:
+                for occurrence in range(self._seen.pop((within, digest))):
+                    self.begin_call_again(f"{digest}:{occurrence}")
+
+    @contextmanager
+    def running(self, key: str) -> Iterator[bool]:
+        """While inside, the call is under way; whether it was not so already."""
+        with self._lock:
+            free = key not in self._running
+            self._running.add(key)
+        try:
+            yield free
+        finally:
+            if free:
+                with self._lock:
+                    self._running.discard(key)
 
     def call(self, key: str) -> Call | None:
         """The newest try of a call, if it was started before."""

@@ -28,7 +28,7 @@ from loomc_runner.records import INITIAL, NANO, Claim, Question, Run, RunResult,
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
 from loomc_runner.step import result_codec
-from loomc_runner.store import MOST_TRIES, Resumption, Store, open_store, patiently, sleep_of
+from loomc_runner.store import MOST_TRIES, Resumption, Store, block, open_store, patiently, sleep_of
 
 S = TypeVar("S")
 
@@ -88,13 +88,17 @@ async def begin(spec: LoopSpec[S], state: S, run_id: str, child_key: str | None 
         if account is not None:
             account.settle()
         raise
-    history = History(store, run_id, codec, 0)
-    cursor = Cursor(
-        spec, store, lease, ledger, codec, history, sleep_of(is_async=spec.is_async), state, INITIAL, account
-    )
-    cursor.halt = halting.get()
-    if refused is not None:
-        await end(cursor, exhausted(run_id, refused))
+    try:
+        history, sleep = History(store, run_id, codec, 0), sleep_of(is_async=spec.is_async)
+        cursor = Cursor(spec, store, lease, ledger, codec, history, sleep, state, INITIAL, account)
+        cursor.halt = halting.get()
+        if refused is not None:
+            await end(cursor, exhausted(run_id, refused))
+    except BaseException:  # Ctrl-C, before anybody holds the run
+        with suppress(LoomcError):
+            paused = Transition(spec.clock.now(), status=RunStatus.PAUSED, stop_reason="paused: before its first step")
+            await patiently(block, store.commit, lease, paused)
+        raise
     return cursor
 
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
-from loomc_runner.context import Leave, current_scope
+from loomc_runner.context import Leave, current_scope, halting, under_way
 from loomc_runner.cursor import Cursor
 from loomc_runner.driver import drive, pause
 from loomc_runner.errors import RunHalted, RunNotFound, RunStopped, SpecError, StallError, WaitingForAnswer
@@ -96,6 +96,7 @@ async def _open_child(request: Request[S], place: Place) -> Cursor[S] | RunResul
             return await opening.begin(spec, request.state, place.run_id, place.key)
         if (scope := current_scope()) is not None and any(store.subtree(run.id)):
             scope.account.priced = True  # its cost was recorded in an earlier try
+        opening.check_owner(spec, run)
         if run.status is RunStatus.STALLED:
             return opening.stored_result(spec, store, run)
         return await _go_on(dataclasses.replace(request, force=True), store, run)
@@ -112,6 +113,13 @@ async def _go_on(request: Request[S], store: Store, run: Run) -> Cursor[S] | Run
 
 async def run_to_end(request: Request[S]) -> Ending[S]:
     """Open a run and drive it until it stops. The step's own errors are raised."""
+    if (scope := current_scope()) is None:
+        return await _run_to_end(request)
+    with under_way(scope):
+        return await _run_to_end(request)
+
+
+async def _run_to_end(request: Request[S]) -> Ending[S]:
     cursor: Cursor[S] | None = None
     try:
         opened = await open_run(request.placed())
@@ -150,11 +158,14 @@ def stored_error(spec: LoopSpec[S], result: RunResult[S]) -> BaseException | Non
 
 def hand_up(result: RunResult[S], error: BaseException | None) -> Ending[S]:
     """How a run ended; a child that waits, or was asked to stop, lets its parent's step do the same."""
-    scope = current_scope()
-    if scope is not None and isinstance(error, WaitingForAnswer | RunStopped) and not isinstance(error, RunHalted):
-        prompt = error.prompt if isinstance(error, WaitingForAnswer) else None
-        raise scope.leave(Leave(result.status, result.stop_reason or result.status.value, prompt))
-    return result, error
+    scope, halt = current_scope(), halting.get()
+    if scope is None or not isinstance(error, WaitingForAnswer | RunStopped):
+        return result, error
+    halted = isinstance(error, RunHalted)
+    if halted and halt is not None and halt.owner is scope and halt.failed:  # the one who made it stop is told
+        return result, error
+    prompt = error.prompt if isinstance(error, WaitingForAnswer) else None
+    raise scope.leave(Leave(result.status, result.stop_reason or result.status.value, prompt, halted=halted))
 
 
 def inform(error: BaseException, cursor: Cursor[Any] | None, result: RunResult[Any] | None = None) -> None:

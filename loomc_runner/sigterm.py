@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -54,3 +55,14 @@ def _leave() -> None:
     asked, _asked = _asked, 0
     if asked == 1:  # else it is on its way already
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def _forget() -> None:
+    """A forked child is no loop of ours: it ends like any process."""
+    global _inside, _asked  # noqa: PLW0603 - a forked process has its own
+    _inside = _asked = 0
+    if signal.getsignal(signal.SIGTERM) is _ask:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -16,8 +16,12 @@ from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecErro
 from loomc_runner.records import Charge, Done
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec
+from loomc_runner.store import sleep_of
 
 S = TypeVar("S")
+
+PATIENCE = 60.0
+"""Seconds to wait for what a step that failed has left behind in threads."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ async def perform(
     try:
         if prepare is not None:
             state = _next_state(spec, await ask(spec, scope, prepare, state), "the handler of on_stall")
-        left = ledger.seconds_left
+        left = ledger.seconds_left()
         value = await _iterate(spec, scope, state, None if left is None else time.monotonic() + left)
         outcome.done = value if isinstance(value, Done) else None
         outcome.state = _next_state(spec, value.state if isinstance(value, Done) else value, spec.fn.__qualname__)
@@ -64,6 +68,8 @@ async def perform(
     except BaseException as error:
         if not is_leaving(error, scope):
             raise
+    if outcome.text is None and scope.works:
+        await _end_works(spec, scope)
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
         _keep_result(spec, outcome)
@@ -72,6 +78,29 @@ async def perform(
         except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
             outcome.torn = error
     return outcome
+
+
+async def _end_works(spec: LoopSpec[Any], scope: Scope) -> None:
+    """Leave nothing under way behind a step that did not return: another try of it would meet it.
+
+    Where the step only waits they run to their end; tasks of a step that failed are cancelled. What works in threads
+    cannot be, and is waited for where there may be another try.
+    """
+    waits = scope.left is not None
+    tasks = {work.task for work in scope.works if work.task is not None}
+    if spec.is_async and tasks:
+        import asyncio
+
+        tasks.discard(asyncio.current_task())
+        for task in () if waits else tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=scope.account.ledger.seconds_left())
+    end, sleep = time.monotonic() + PATIENCE, sleep_of(is_async=spec.is_async)
+    threads = [work for work in list(scope.works) if work.task is None] if waits or spec.retry is not None else []
+    for work in threads:
+        while not work.over.is_set() and time.monotonic() < end:
+            await sleep(0.01)
 
 
 def is_leaving(error: BaseException, scope: Scope) -> bool:
@@ -104,11 +133,12 @@ async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: An
 
 
 async def _iterate(spec: LoopSpec[S], scope: Scope, state: S, limit: float | None) -> Any:
+    ledger = scope.account.ledger
     with entered(scope):
         try:
             if spec.is_async:
-                return await deadline.call_async(spec.fn, state, deadline=limit)
-            return deadline.call(spec.fn, state, deadline=limit)
+                return await deadline.call_async(spec.fn, state, deadline=limit, left=ledger.seconds_left)
+            return deadline.call(spec.fn, state, deadline=limit, left=ledger.seconds_left)
         except StopAsyncIteration as error:  # it would end a stream as if all were well; StopIteration is like that
             raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
 

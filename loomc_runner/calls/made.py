@@ -12,7 +12,7 @@ from typing import Any
 from loomc_runner import deadline
 from loomc_runner.calls.spec import ToolSpec
 from loomc_runner.clock import format_duration
-from loomc_runner.context import Scope, enclosing_call, metered, rest, write, write_async
+from loomc_runner.context import Scope, enclosing_call, metered, rest, under_way, write, write_async
 from loomc_runner.errors import BudgetExhausted, CallError, SpecError, StateError, in_words
 from loomc_runner.questions import answer_to
 from loomc_runner.records import Call, CallStatus
@@ -42,26 +42,34 @@ class Made:
 
     async def result(self) -> Any:
         """The recorded result, else that of an execution, which is recorded."""
-        known, value = self._look_up()
+        with self.record.running(self.key) as free:
+            if not free:
+                raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
+            known, value = self._look_up()
+            if known:
+                return value
+            with under_way(self.scope):
+                return await self._until_done()
+
+    async def _until_done(self) -> Any:
+        """Execute the function, as often as it may be tried."""
         tried = 0
-        while not known:
+        while True:
             try:
-                value, known = await self._execute(), True
+                return await self._execute()
             except Exception as error:
                 tried += 1
                 delay = None if self.spec.retry is None else self.spec.retry.delay(error, tried)
                 if delay is None:
                     raise
                 await rest(self.scope.account.ledger, delay, sleep_of(is_async=self.spec.is_async))
-        return value
+                self.record.begin_call_again(self.key)
 
     def _look_up(self) -> tuple[bool, Any]:
         """Whether there is a recorded result, and the result."""
         known = self.record.call(self.key)
         if known is not None and known.status is CallStatus.DONE:
             return True, self._replayed(known)
-        if self.key in self.record.running:
-            raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
         if known is None or not self.spec.once:
             return False, None
         if known.status is CallStatus.FAILED:
@@ -88,12 +96,8 @@ class Made:
         outer = enclosing_call(self.scope.lease.run_id)
         names = (self.scope.step_n, self.record.next_number("call"), self.spec.name, self.key, CallStatus.STARTED)
         entry = Call(*names, self.scope.clock.now(), outer=None if outer is None else outer.seq)
-        self.record.running.add(self.key)
-        try:
-            await self._put(entry)
-            return await self._recorded(entry)
-        finally:
-            self.record.running.discard(self.key)
+        await self._put(entry)
+        return await self._recorded(entry)
 
     async def _recorded(self, entry: Call) -> Any:
         """Execute the function, and put on record what came of it."""
@@ -130,7 +134,7 @@ class Made:
                 return await deadline.call_async(self.run, deadline=due)
             return deadline.call(self.run, deadline=due)
         except deadline.DeadlineReached:
-            left = self.scope.account.ledger.seconds_left
+            left = self.scope.account.ledger.seconds_left()
             if limit is None or due is None or time.monotonic() < due or (left is not None and left <= 0):
                 raise
             raise TimeoutError(f"{self.shown} took longer than {_in_words(limit)}") from None

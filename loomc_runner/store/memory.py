@@ -51,13 +51,17 @@ class MemoryStore:
         with self._lock:
             if run.id in self._runs:
                 raise RunLocked(f"run {run.id} has just been started elsewhere; resume it when that has ended")
-            parent = self._runs.get(run.parent_run_id or "")
-            control = None if parent is None else parent.control
+            control = self._asked_of(run.parent_run_id)
             run = dataclasses.replace(run, owner="memory", epoch=1, in_flight_mark=self._mark, control=control)
             self._runs[run.id] = run
             self._states[run.id] = {INITIAL: state}
             self._steps[run.id], self._attempts[run.id], self._charges[run.id] = [], [], []
         return Lease(run.id, "memory", 1, os.getpid())
+
+    def _asked_of(self, run_id: str | None) -> Control | None:
+        """What is asked of a parent holds for the child runs that it begins or goes on with."""
+        parent = self._runs.get(run_id or "")
+        return None if parent is None else parent.control
 
     def claim(self, run_id: str, resumption: Resumption) -> Claim:
         """Own an existing run; a step that was in flight is closed and charged."""
@@ -82,7 +86,7 @@ class MemoryStore:
                 code_hash=resumption.code_hash,
                 budget=resumption.budget,
                 notes=(*run.notes, *resumption.notes),
-                control=None,
+                control=self._asked_of(run.parent_run_id),
                 progress=progress,
                 stuck=resumption.stuck(run, progress),
             )
@@ -122,6 +126,8 @@ class MemoryStore:
             question = self._questions[run_id, step_n, seq]
             if question.answer is None:
                 self._questions[run_id, step_n, seq] = dataclasses.replace(question, withdrawn=True)
+        if change.status is RunStatus.CANCELLED:
+            self._withdraw_all(run_id)
         for child_id in change.superseded:
             self._supersede(child_id, change.at)
 
@@ -129,9 +135,11 @@ class MemoryStore:
         """A child run that its parent's step no longer asks for; with its own children and all their questions."""
         for run in self._open_family(child_id):
             self._stop(run, RunStatus.CANCELLED, SUPERSEDED, at)
-        family = self._family(child_id)
+        self._withdraw_all(*self._family(child_id))
+
+    def _withdraw_all(self, *run_ids: str) -> None:
         for key, question in self._questions.items():
-            if question.is_open and question.run_id in family:
+            if question.is_open and question.run_id in run_ids:
                 self._questions[key] = dataclasses.replace(question, withdrawn=True)
 
     def _put_question(self, question: Question) -> None:
@@ -158,6 +166,7 @@ class MemoryStore:
                     self._runs[run.id] = dataclasses.replace(self._runs[run.id], control=control)
                 elif ends := ended_by(control, run):
                     self._stop(run, RunStatus(ends[0]), ends[1], at)
+                    self._withdraw_all(*([run.id] if control is Control.CANCEL else []))
             return self.get_run(run_id)
 
     def _open_family(self, run_id: str) -> list[Run]:

@@ -45,7 +45,8 @@ STATE = "SELECT encoding, base_n, state_blob FROM steps WHERE run_id = ? AND ste
 CLAIM = (
     "UPDATE runs SET owner = ?, epoch = epoch + 1, resumes = resumes + 1, status = 'running', stop_reason = NULL, "
     "in_flight = NULL, reserved_nano = 0, updated_at = ?, loop = ?, source = ?, spec_hash = ?, code_hash = ?, "
-    "budget = ?, notes = ?, control = NULL, progress = ?, stuck = ? WHERE id = ?"
+    "budget = ?, notes = ?, progress = ?, stuck = ?, "
+    "control = (SELECT parent.control FROM runs parent WHERE parent.id = runs.parent_run_id) WHERE id = ?"
 )
 ADVANCE = (
     "UPDATE runs SET updated_at = ?, steps = steps + ?, nano_usd = nano_usd + ?, tokens = tokens + ?, "

@@ -122,6 +122,8 @@ class SQLiteStore(SQLiteFile):
         if step is not None:
             sql.put(db, sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
         self._write_inside(db, run_id, change)
+        if change.status is RunStatus.CANCELLED:
+            db.execute(sql.WITHDRAW_ALL, (run_id,))
         return control
 
     @staticmethod
@@ -180,6 +182,8 @@ class SQLiteStore(SQLiteFile):
                     db.execute(sql.ASK_FOR, (control.value, run.id))
                 elif ends := ended_by(control, run):
                     db.execute(sql.SET_STATUS, (*ends, at.isoformat(), run.id))
+                    if control is Control.CANCEL:
+                        db.execute(sql.WITHDRAW_ALL, (run.id,))
             return self._row(db, run_id)
 
     def _close_in_flight(self, db: sqlite3.Connection, run: Run, resumption: Resumption) -> None:
