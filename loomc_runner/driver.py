@@ -31,6 +31,8 @@ BREATH = 0.005
 
 UNPRICED = "unpriced steps: a dollar budget holds, but nobody recorded a cost for some of them"
 
+WENT = "went another way"
+
 log = logging.getLogger("loomc_runner")
 
 
@@ -277,10 +279,12 @@ def _notes(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecor
     fresh = []
     if not known and UNPRICED not in cursor.notes:
         fresh.append(UNPRICED)
+    notes = cursor.notes
     if step is not None and scope.journal is not None and (unused := scope.journal.unused()):
         names = ", ".join(sorted({call.name for call in unused}))
-        fresh.append(f"step {step.step_n} went another way: recorded results of {names} were not asked for")
-    return (*cursor.notes, *fresh) if fresh else None
+        notes = tuple(note for note in notes if WENT not in note)  # of many such steps the newest is told
+        fresh.append(f"step {step.step_n} {WENT}: recorded results of {names} were not asked for")
+    return (*notes, *fresh) if fresh else None
 
 
 # The hops come last: loom-tailcalls compiles them anew with the names known here, and counts lines from 1.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,7 +29,7 @@ from loomc_runner.records import INITIAL, NANO, Claim, Question, Run, RunResult,
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
 from loomc_runner.step import result_codec
-from loomc_runner.store import MOST_TRIES, Resumption, Store, block, open_store, patiently, sleep_of
+from loomc_runner.store import MOST_TRIES, Resumption, Store, block, default_path, open_store, patiently, sleep_of
 
 S = TypeVar("S")
 
@@ -234,13 +235,16 @@ def _forced(run: Run) -> str:
 def waits_for(store: Store, run: Run, now: datetime) -> Question | None:
     """The question that keeps a waiting run from going on; None when an answer, or a default, lets it.
 
-    A run goes on when none of its own questions is open, and one of its waiting child runs, if any, may go on.
+    A run goes on when none of its own questions is open, and one of them was answered since it waits, or one of its
+    waiting child runs, if any, may go on.
     """
     if run.status is not RunStatus.WAITING:
         return None
-    unanswered = [q for q in store.questions(run.id) if q.is_open and not q.has_expired(now)]
-    if own := next((question for question in unanswered if question.run_id == run.id), None):
-        return own
+    own = [question for question in store.questions(run.id) if question.run_id == run.id]
+    if unanswered := next((q for q in own if q.is_open and not q.has_expired(now)), None):
+        return unanswered
+    if any(q.answered_at is not None and q.answered_at >= run.updated_at for q in own):
+        return None
     children = store.list_runs(parent=run.id, parent_step=run.steps, status=RunStatus.WAITING)
     kept = [waits_for(store, child, now) for child in children]
     return kept[0] if kept and all(kept) else None
@@ -347,6 +351,8 @@ def _result(
     )
 
 
-def describe_resumption(run_id: str) -> str:
-    """How to go on with a run, in words."""
-    return f'to go on with run {run_id}: resume("{run_id}"), or in the terminal: loomc resume {run_id}'
+def describe_resumption(store: Store, run_id: str) -> str:
+    """How to go on with a run, in words; the terminal is told of a database that is not the default one."""
+    path = getattr(store, "path", None)
+    there = "" if path is None or path == default_path().resolve() else f" --db {shlex.quote(str(path))}"
+    return f'to go on with run {run_id}: resume("{run_id}"), or in the terminal: loomc resume {run_id}{there}'

@@ -179,7 +179,7 @@ def inform(error: BaseException, cursor: Cursor[Any] | None, result: RunResult[A
             if getattr(error, name, None) is None:
                 with suppress(AttributeError, TypeError):  # errors with slots cannot carry it; the note says it too
                     setattr(error, name, value)
-    note = opening.describe_resumption(run_id)
+    note = opening.describe_resumption(cursor.store, run_id)
     if note not in getattr(error, "__notes__", ()):
         with suppress(AttributeError, TypeError):  # frozen ones take no note either
             error.add_note(note)

@@ -101,6 +101,8 @@ class LoopSpec(Generic[S]):
             name = f"{self.fn.__module__}.{self.fn.__qualname__}"
             return run.spec_hash == hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
         moved = run.loop.rpartition(":")[2] == self.name.rpartition(":")[2] and run.source == self.source
+        if run.loop == self.name and self.name.startswith("__main__:") and run.source is not None:
+            return run.source == self.source  # scripts have all the same name
         return run.loop == self.name or (moved and run.source is not None)  # the same script as another module
 
 
@@ -188,15 +190,24 @@ def is_coroutine_function(fn: Any) -> bool:
 
 
 def recorded_name(fn: Any) -> str:
-    """How calls and breakers of a function are recorded: the last part of its module's name, and its own.
+    """How calls and breakers of a function are recorded: the full name of its module, and its own.
 
     It is the same when a script is run and when it is imported.
     """
     named = fn if hasattr(fn, "__qualname__") else type(fn)
     module = getattr(named, "__module__", None) or "builtins"
     if module == "__main__" and (path := getattr(sys.modules["__main__"], "__file__", None)):
-        module = Path(path).stem
-    return f"{module.rpartition('.')[2]}.{named.__qualname__}"
+        module = _dotted(Path(path).absolute())
+    return f"{module}.{named.__qualname__}"
+
+
+def _dotted(path: Path) -> str:
+    """The name under which a script would be imported: with the packages that it lies in."""
+    parts, folder = [path.stem], path.parent
+    while (folder / "__init__.py").exists():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return ".".join(parts)
 
 
 def _check_function(fn: Any) -> bool:

@@ -92,7 +92,7 @@ def call(fn: Callable[..., R], /, *args: Any, key: str | None = None, **kwargs: 
         **kwargs: What it gets by name.
 
     Raises:
-        SpecError: When the arguments are not JSON and there is no key.
+        SpecError: When the arguments are not JSON, or the function is a lambda, and there is no key.
         StateError: When the result cannot be stored; annotate what the function returns.
     """
     inner: Any = fn
@@ -101,6 +101,8 @@ def call(fn: Callable[..., R], /, *args: Any, key: str | None = None, **kwargs: 
     is_method = inspect.ismethod(inner)
     if is_method:
         inner, args = inner.__func__, (inner.__self__, *args)
+    if key is None and getattr(inner, "__name__", "") == "<lambda>" and current_scope() is not None:
+        raise SpecError(f"{inner.__qualname__} says nothing of what it does; name a function, or give the call a key=")
     spec = getattr(inner, "__loomc_tool__", None) or _spec_of(inner, is_method=is_method)
     result: R = _make(spec, args, kwargs, key)
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -139,9 +140,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Iterator):  # to look into it would use it up
         raise TypeError(f"a {type(value).__name__} can be read only once; give a list")
     if isinstance(value, BaseModel):
-        return dict(value)
+        return {"": type(value).__qualname__, **dict(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+        named = {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
+        return {"": type(value).__qualname__, **named}
+    if hasattr(value, "get_secret_value"):  # else all secrets would be the same
+        return hashlib.sha256(str(value.get_secret_value()).encode()).hexdigest()
     if isinstance(value, set | frozenset):  # their order differs from process to process
         return sorted(json.dumps(item, sort_keys=True, default=_plain) for item in value)
     return to_jsonable_python(value, bytes_mode="base64")

@@ -11,7 +11,7 @@ import typer
 
 from loomc_runner.cli import render
 from loomc_runner.cli.app import AsJson, Database, RunId, app
-from loomc_runner.cli.database import next_command, path_of, url_of
+from loomc_runner.cli.database import next_command, option_of, path_of, url_of
 from loomc_runner.clock import SystemClock
 from loomc_runner.export import question_json, run_json, write_array
 from loomc_runner.outside import ask_to_stop, find_question, give_answer, verdicts
@@ -46,9 +46,9 @@ def questions(
     if not render.show_questions(screen, found):
         print(f"no open questions in {printable(path_of(db))}")
         return
-    print(
-        "loomc approve RUN --by YOU, loomc deny RUN --by YOU, or loomc answer RUN JSON --by YOU; then: loomc resume RUN"
-    )
+    there = option_of(db)
+    verbs = ", ".join(f"loomc {verb} --by YOU{there}" for verb in ("approve RUN", "deny RUN", "answer RUN JSON"))
+    print(f"{verbs}; then: loomc resume RUN{there}")
 
 
 @app.command()

@@ -122,7 +122,8 @@ def test_an_error_tells_of_its_run(make: Maker, end: str) -> None:
         go(make(step, scorer=size, **options)(Draft(), run_id="r1"))
     error: Any = caught.value
     assert (error.run_id, error.state, error.best_state) == ("r1", Draft(2), Draft(2))
-    assert error.__notes__ == ['to go on with run r1: resume("r1"), or in the terminal: loomc resume r1']
+    there = f" --db {path}" if (path := getattr(make.store, "path", None)) else ""
+    assert error.__notes__ == [f'to go on with run r1: resume("r1"), or in the terminal: loomc resume r1{there}']
 
 
 @pytest.mark.parametrize("end", ENDS)
