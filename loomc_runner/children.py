@@ -9,9 +9,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from loomc_runner.context import Halt, Leave, Leaving, current_scope, halting
+from loomc_runner.context import HALTED, TERMINATED, Halt, Leaving, current_scope, halting
 from loomc_runner.errors import BudgetExhausted, RunStopped, WaitingForAnswer
-from loomc_runner.interrupt import HALTED
 from loomc_runner.records import RunStatus
 from loomc_runner.running import Request, run_to_end
 from loomc_runner.scores import check_count
@@ -88,7 +87,7 @@ class Batch(Generic[S]):
 
     def _stopped(self) -> BaseException:
         owner = self.halt.owner
-        leave = HALTED if self.halt.asked() else Leave(RunStatus.PAUSED, "paused: SIGTERM")
+        leave = HALTED if self.halt.asked() else TERMINATED
         return RunStopped(leave.reason) if owner is None else owner.leave(leave)
 
     def _is_refused(self, index: int, error: BudgetExhausted) -> bool:

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from loomc_runner.budget import Ledger, OpenStep, to_nano
 from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
 from loomc_runner.journal import Journal
-from loomc_runner.records import Call, Charge, Lease, RunStatus, Transition
+from loomc_runner.records import Call, Charge, Control, Lease, RunStatus, Transition
+from loomc_runner.sigterm import termination_asked
 from loomc_runner.store import Store, block, finish, in_event_loop, patiently
 
 
@@ -35,6 +36,24 @@ class Leave:
     reason: str
     prompt: str | None = None
     halted: bool = False
+
+
+LOOK: Final = 0.5
+"""Seconds between two looks whether somebody asks for something, while a step runs or is waited for."""
+
+PAUSED: Final = Leave(RunStatus.PAUSED, "paused: by request")
+CANCELLED: Final = Leave(RunStatus.CANCELLED, "cancelled: by request")
+TERMINATED: Final = Leave(RunStatus.PAUSED, "paused: SIGTERM")
+HALTED: Final = Leave(RunStatus.PAUSED, "paused: a run beside it failed", halted=True)
+
+
+def asked_to_leave(control: Control | None, halt: Halt | None) -> Leave | None:
+    """How a run is to end now, as somebody outside wants it; None when nobody does."""
+    if control is not None:
+        return CANCELLED if control is Control.CANCEL else PAUSED
+    if termination_asked():
+        return TERMINATED
+    return HALTED if halt is not None and halt.asked() else None
 
 
 @dataclass(slots=True)

@@ -12,14 +12,12 @@ from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
 
-from loomc_runner.context import Leave, Scope, entered, rest
+from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
-from loomc_runner.interrupt import CANCELLED, HALTED, LOOK, PAUSED
 from loomc_runner.records import Attempt, Charge, Control, RunStatus, StepRecord, Transition
 from loomc_runner.retry import category_of
-from loomc_runner.sigterm import termination_asked
 from loomc_runner.step import Outcome, perform
 from loomc_runner.store import block, patiently
 
@@ -77,15 +75,8 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
 
 
 def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:
-    """How the run is to end now, as somebody outside wants it."""
-    run_id = cursor.lease.run_id
-    if control is not None:
-        return left(run_id, CANCELLED if control is Control.CANCEL else PAUSED)
-    if termination_asked():
-        return left(run_id, Leave(RunStatus.PAUSED, "paused: SIGTERM"))
-    if cursor.halt is not None and cursor.halt.asked():
-        return left(run_id, HALTED)
-    return None
+    leave = asked_to_leave(control, cursor.halt)
+    return None if leave is None else left(cursor.lease.run_id, leave)
 
 
 async def _wait(cursor: Cursor[Any]) -> None:

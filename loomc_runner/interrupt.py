@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from loomc_runner.context import Leave, Scope
+from loomc_runner.context import LOOK, PAUSED, Scope
 from loomc_runner.errors import LoomcError, RunStopped
-from loomc_runner.records import Control, RunStatus
+from loomc_runner.records import Control
 from loomc_runner.step import Outcome
 
 if TYPE_CHECKING:
     import asyncio
 
 S = TypeVar("S")
-
-LOOK: Final = 0.5
-"""Seconds between two looks whether somebody asks for something, while a step runs or is waited for."""
-
-PAUSED: Final = Leave(RunStatus.PAUSED, "paused: by request")
-CANCELLED: Final = Leave(RunStatus.CANCELLED, "cancelled: by request")
-HALTED: Final = Leave(RunStatus.PAUSED, "paused: a run beside it failed", halted=True)
 
 
 class Watch:

@@ -12,13 +12,24 @@ from typing import Any
 from loomc_runner import deadline
 from loomc_runner.calls.spec import ToolSpec
 from loomc_runner.clock import format_duration
-from loomc_runner.context import Scope, enclosing_call, metered, rest, under_way, write, write_async
+from loomc_runner.context import (
+    LOOK,
+    Scope,
+    asked_to_leave,
+    enclosing_call,
+    halting,
+    metered,
+    rest,
+    under_way,
+    write,
+    write_async,
+)
 from loomc_runner.errors import BudgetExhausted, CallError, SpecError, StateError, in_words
 from loomc_runner.questions import answer_to
 from loomc_runner.records import Call, CallStatus
 from loomc_runner.retry import category_of, parts_of_error
 from loomc_runner.state import Codec
-from loomc_runner.store import sleep_of
+from loomc_runner.store import patiently, sleep_of
 
 
 class Made:
@@ -62,8 +73,17 @@ class Made:
                 delay = None if self.spec.retry is None else self.spec.retry.delay(error, tried)
                 if delay is None:
                     raise
-                await rest(self.scope.account.ledger, delay, sleep_of(is_async=self.spec.is_async))
+                await self._wait(delay)
                 self.record.begin_call_again(self.key)
+
+    async def _wait(self, delay: float) -> None:
+        """Wait before another try; the step is left meanwhile when somebody wants its run to stop."""
+        scope, until, sleep = self.scope, time.monotonic() + delay, sleep_of(is_async=self.spec.is_async)
+        while (left := until - time.monotonic()) > 0:
+            await rest(scope.account.ledger, min(left, LOOK), sleep)
+            run = await patiently(sleep, scope.store.get_run, scope.lease.run_id)
+            if leave := asked_to_leave(run.control, halting.get()):
+                raise scope.leave(leave)
 
     def _look_up(self) -> tuple[bool, Any]:
         """Whether there is a recorded result, and the result."""

@@ -149,6 +149,7 @@ class transaction:  # noqa: N801 - used as `with transaction(db):`
         self._db = db
 
     def __enter__(self) -> None:
+        self._roll_back()  # what a Ctrl-C left open, which came as this was being entered
         try:
             self._db.execute("BEGIN IMMEDIATE")
         except BaseException:  # a Ctrl-C may come right after it

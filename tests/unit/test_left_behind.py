@@ -498,3 +498,26 @@ def test_the_next_command_names_the_database(tmp_path: Path) -> None:
         refine(Draft(), run_id="r1")
     assert caught.value.__notes__[0].endswith(f"loomc resume r1 --db '{tmp_path}/my runs.db'")
     assert columns(refine.spec.checkpoint.list_runs(), "status") == [("failed",)]
+
+
+def test_a_step_that_waits_to_try_a_call_again_is_left_when_it_is_to_stop(make: Maker) -> None:
+    """A rate limit may take hours: the run is paused meanwhile, and what the step had done is not done again."""
+    counted = Counted()
+    fail = failing_once(counted)
+
+    @tool
+    def done(what: str) -> str:
+        return counted(what)
+
+    @tool(retry=Retry(wait="10m", max_wait="10m"))
+    def limited() -> str:
+        ask_to_stop(make.store, make.store.get_run("r1"), Control.PAUSE, AT)
+        fail()
+        return "at last"
+
+    refine = make(lambda draft: Done(Draft(words=[done("a"), limited()])))
+    with pytest.raises(RunStopped):
+        go(refine(Draft(), run_id="r1"))
+    assert columns(make.store.attempts("r1"), "error", "category") == [("paused: by request", "paused")]
+    assert go(refine.run(Draft(), run_id="r1")).state.words == ["a", "at last"]
+    assert counted.counts["a"] == 1
