@@ -259,7 +259,7 @@ def test_a_killed_run_is_finished_by_loomc_resume(death: str, repository: Reposi
         (repository.root / "shop/big.py").write_text(big, encoding="utf-8")
     run_id = repository.kill_when(moment)
     ended = repository.rows("select run_id, step_n, key, name from calls where status = 'done'")
-    tests_ended = sum(name == "tools.run_tests" for *_, name in ended)
+    tests_ended = sum(name == "exploring.tools.run_tests" for *_, name in ended)
     ran = len(repository.ran())
     whole = "select id, resumes from runs where parent_run_id is not null and status = 'completed' order by id"
     children = repository.rows(whole)
