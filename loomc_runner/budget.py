@@ -131,7 +131,6 @@ class Ledger:
         self.spent = self.claimed = self.tokens = self.steps = self.dearest = 0
         self.worked = 0.0
         self.started: float | None = None
-        self.at_work = self.resting = 0
         self.rests_since: float | None = None
         self.recalled: set[str] = set()
         """The circuit breakers that were looked up for this run."""
@@ -152,10 +151,10 @@ class Ledger:
     @property
     def elapsed(self) -> float:
         """Seconds of working time so far, all resumes together."""
-        if self.started is None:
+        started, since = self.started, self.rests_since
+        if started is None:
             return self.worked
-        now = self.clock.monotonic() if self.rests_since is None else self.rests_since
-        return self.worked + now - self.started
+        return self.worked + (self.clock.monotonic() if since is None else since) - started
 
     def start_clock(self) -> None:
         """Working time runs from here."""
@@ -164,46 +163,19 @@ class Ledger:
     def stop_clock(self) -> None:
         """Working time stands still: the run waits or has ended."""
         with self.lock:
-            self._wake()
+            self.wake()
             self.worked, self.started = self.elapsed, None
 
-    def begin_work(self) -> None:
-        """A call or a child run begins in the step of this run."""
-        with self.lock:
-            self._wake()
-            self.at_work += 1
-
-    def end_work(self) -> None:
-        """It has ended."""
-        with self.lock:
-            self.at_work -= 1
-            self._doze()
-
-    def begin_rest(self) -> None:
-        """One of those that are at work waits: for a quota, or before another try."""
-        with self.lock:
-            self.resting += 1
-            self._doze()
-
-    def end_rest(self) -> None:
-        """It goes on."""
-        with self.lock:
-            self._wake()
-            self.resting -= 1
-
-    def _doze(self) -> None:
-        """The clock stands still while all that is at work in the step waits, here and so in the enclosing run."""
-        if self.resting and self.resting >= self.at_work and self.rests_since is None and self.started is not None:
+    def doze(self) -> None:
+        """The clock stands still: all that is at work in the step waits."""
+        if self.rests_since is None and self.started is not None:
             self.rests_since = self.clock.monotonic()
-            if self.parent is not None:
-                self.parent.ledger.begin_rest()
 
-    def _wake(self) -> None:
-        if self.rests_since is not None and self.started is not None:
-            self.started += self.clock.monotonic() - self.rests_since
-            self.rests_since = None
-            if self.parent is not None:
-                self.parent.ledger.end_rest()
+    def wake(self) -> None:
+        """It goes on; the time in between was no working time."""
+        since, self.rests_since = self.rests_since, None
+        if since is not None and self.started is not None:
+            self.started += self.clock.monotonic() - since
 
     def seconds_left(self) -> float | None:
         """Working time until the first wall clock of the lineage is used up; None when there is none."""
@@ -288,6 +260,30 @@ class OpenStep:
         self.reserved = reserved
         self.spent = self.claimed = self.children = self.total = self.tokens = 0
         self.priced = False
+        self.at_work = self.resting = 0
+        self.dozes = self.settled = False
+
+    def work(self, change: int) -> None:
+        """So many calls and child runs more, or fewer, are at work in the step."""
+        with self.ledger.lock:
+            self.at_work += change
+            self._look_at_the_clock()
+
+    def rest(self, change: int) -> None:
+        """So many of them more, or fewer, wait: for a quota, or before another try."""
+        with self.ledger.lock:
+            self.resting += change
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        """The clock stands still while all that is at work waits, here and so in the enclosing step."""
+        dozes = not self.settled and self.resting > 0 and self.resting >= self.at_work
+        if dozes == self.dozes:
+            return
+        self.dozes = dozes
+        (self.ledger.doze if dozes else self.ledger.wake)()
+        if self.ledger.parent is not None:
+            self.ledger.parent.rest(1 if dozes else -1)
 
     def charge(self, nano_usd: int, tokens: int) -> None:
         """Add what was spent, here and in every enclosing run; checks nothing, since it is spent already."""
@@ -311,6 +307,8 @@ class OpenStep:
         A child that outlives the step (a task nobody waited for) goes on claiming what it has reserved.
         """
         with self.ledger.lock:
+            self.settled = True
+            self._look_at_the_clock()
             self.reserved = 0
             self.update()
             self.ledger.dearest = max(self.ledger.dearest, self.total)

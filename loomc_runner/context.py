@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from loomc_runner.budget import Ledger, OpenStep, to_nano
+from loomc_runner.budget import OpenStep, to_nano
 from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
 from loomc_runner.journal import Journal
 from loomc_runner.records import Call, Charge, Control, Lease, RunStatus, Transition
 from loomc_runner.sigterm import termination_asked
-from loomc_runner.store import Store, block, finish, in_event_loop, patiently
+from loomc_runner.store import Store, block, finish, in_event_loop, patiently, sleep_of
 
 
 class Leaving(BaseException):
@@ -37,6 +38,9 @@ class Leave:
     prompt: str | None = None
     halted: bool = False
 
+
+PATIENCE: Final = 60.0
+"""Seconds to wait for what a try of a step has left behind."""
 
 LOOK: Final = 0.5
 """Seconds between two looks whether somebody asks for something, while a step runs or is waited for."""
@@ -65,13 +69,20 @@ class Meter:
     key: str
     once: bool = False
     nano_usd: int = 0
+    closed: bool = False
 
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """A durable call or a child run under way: its task, where it has one, and whether it is over."""
+    """A durable call or a child run under way: its task, where it has one, and whether it is over.
 
+    `within` is the key of the call that it is part of, `inner` how many works are part of it.
+    """
+
+    account: OpenStep
     task: Any = None
+    within: str = ""
+    inner: int = 0
     over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -90,6 +101,7 @@ class Scope:
     clock: Clock
     journal: Journal | None = None
     left: Leave | None = None
+    closed: bool = False
     works: set[Work] = field(default_factory=set)
     pending: list[Charge] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -108,6 +120,8 @@ class Scope:
         So it makes no difference whether that call is executed or gives its recorded result.
         """
         call = enclosing_call(self.lease.run_id)
+        if self.closed or (call is not None and call.closed):  # what an earlier try has left behind gets no further
+            raise Leaving("the try of the step that this belongs to has ended")
         return self.record.key_of(*parts, within="" if call is None else call.key)
 
     def charge(self, charge: Charge) -> None:
@@ -176,22 +190,82 @@ class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since ev
         _scope.reset(self._token)
 
 
+_work: ContextVar[Work | None] = ContextVar("loomc_runner_work", default=None)
+
+
 @contextmanager
 def under_way(scope: Scope) -> Iterator[None]:
-    """Let a step know of a durable call or a child run in it, for as long as that is under way."""
+    """Let a step know of a durable call or a child run in it, for as long as that is under way.
+
+    One that contains others counts through them: while they wait it does nothing.
+    """
     import asyncio
 
-    work = Work(asyncio.current_task() if in_event_loop() else None)
+    if scope.closed:
+        raise Leaving("the try of the step that this belongs to has ended")
+    outer, call = _work.get(), enclosing_call(scope.lease.run_id)
+    task = asyncio.current_task() if in_event_loop() else None
+    work = Work(scope.account, task, "" if call is None else call.key)
+    outer = outer if outer is not None and outer.account is scope.account else None
     with scope.lock:
         scope.works.add(work)
-    scope.account.ledger.begin_work()
+        _count(outer, 1)
+        scope.account.work(1)
+    token = _work.set(work)
     try:
         yield
     finally:
-        scope.account.ledger.end_work()
+        _work.reset(token)
         with scope.lock:
+            scope.account.work(-1)
+            _count(outer, -1)
             scope.works.discard(work)
         work.over.set()
+
+
+def _count(outer: Work | None, change: int) -> None:
+    """The first work inside of another takes over its place, and the last one gives it back."""
+    if outer is None:
+        return
+    before, outer.inner = outer.inner, outer.inner + change
+    if 0 in {before, outer.inner}:
+        outer.account.work(-change)
+
+
+async def end_works(scope: Scope, *, is_async: bool, within: str | None = None, threads: bool = True) -> None:
+    """Leave nothing under way of a try that has ended; `within` a call, only what that has left behind.
+
+    Where the step waits they run to their end; else tasks are cancelled. What works in threads cannot be, and is
+    waited for with `threads`. None of it is waited for longer than a minute, or once the run is to stop.
+    """
+    end, sleep, cancelled = time.monotonic() + PATIENCE, sleep_of(is_async=is_async), set[Any]()
+    while works := _left_behind(scope, within):
+        tasks = {work.task for work in works if _is_task_here(work.task)}
+        late = time.monotonic() > end or asked_to_leave(None, halting.get()) is not None
+        waits = scope.left is not None and scope.left.status is RunStatus.WAITING
+        for task in () if waits and not late else tasks - cancelled:
+            task.cancel()
+            cancelled.add(task)
+        if (late and not tasks - cancelled) or not (tasks or threads):
+            break
+        await sleep(0.005)
+        if late:
+            break
+
+
+def _left_behind(scope: Scope, within: str | None) -> list[Work]:
+    mine = _work.get()
+    with scope.lock:
+        return [work for work in scope.works if work is not mine and within in {None, work.within}]
+
+
+def _is_task_here(task: Any) -> bool:
+    """Whether it is another task of the event loop that runs here; those of other threads are left alone."""
+    if task is None or not in_event_loop():
+        return False
+    import asyncio
+
+    return task is not asyncio.current_task() and task.get_loop() is asyncio.get_running_loop()
 
 
 @contextmanager
@@ -202,6 +276,7 @@ def metered(run_id: str, call: Call, *, once: bool) -> Iterator[Meter]:
     try:
         yield meter
     finally:
+        meter.closed = True
         _meters.reset(token)
 
 
@@ -300,10 +375,10 @@ def _store(scope: Scope, charge: Charge) -> None:
         scope.charge(charge)
 
 
-async def rest(ledger: Ledger, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
-    """Wait, for a quota or for another try; where nobody else is at work in the step that is not working time."""
-    ledger.begin_rest()
+async def rest(account: OpenStep, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Wait, for a quota or for another try; where nothing else is at work in the step that is not working time."""
+    account.rest(1)
     try:
         await sleep(seconds)
     finally:
-        ledger.end_rest()
+        account.rest(-1)

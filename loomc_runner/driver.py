@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
 
-from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, rest
+from loomc_runner.context import LOOK, Scope, asked_to_leave, end_works, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
@@ -61,6 +61,9 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
         outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
         with entered(scope):
             step, verdict = await conclude(cursor, scope, outcome)
+        if step is None and scope.works:
+            again = verdict.delay is not None or scope.left is not None
+            await end_works(scope, is_async=cursor.spec.is_async, threads=again)
         control = await _commit(cursor, scope, outcome, step, verdict)
         if outcome.torn is not None:
             raise outcome.torn
@@ -87,7 +90,7 @@ async def _wait(cursor: Cursor[Any]) -> None:
         if parent is None:
             await cursor.sleep(min(left_over, LOOK))
         else:
-            await rest(parent.ledger, min(left_over, LOOK), cursor.sleep)
+            await rest(parent, min(left_over, LOOK), cursor.sleep)
         run = await patiently(cursor.sleep, cursor.store.get_run, cursor.lease.run_id)
         if asked := _asked_to_stop(cursor, run.control):
             await end(cursor, asked)

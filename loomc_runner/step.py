@@ -16,12 +16,8 @@ from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecErro
 from loomc_runner.records import Charge, Done
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec
-from loomc_runner.store import sleep_of
 
 S = TypeVar("S")
-
-PATIENCE = 60.0
-"""Seconds to wait for what a step that failed has left behind in threads."""
 
 
 @dataclass(slots=True)
@@ -67,9 +63,9 @@ async def perform(
         outcome.error = None if outcome.exhausted else error
     except BaseException as error:
         if not is_leaving(error, scope):
+            scope.closed = True
             raise
-    if outcome.text is None and scope.works:
-        await _end_works(spec, scope)
+    scope.closed = outcome.text is None
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
         _keep_result(spec, outcome)
@@ -78,29 +74,6 @@ async def perform(
         except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
             outcome.torn = error
     return outcome
-
-
-async def _end_works(spec: LoopSpec[Any], scope: Scope) -> None:
-    """Leave nothing under way behind a step that did not return: another try of it would meet it.
-
-    Where the step only waits they run to their end; tasks of a step that failed are cancelled. What works in threads
-    cannot be, and is waited for where there may be another try.
-    """
-    waits = scope.left is not None
-    tasks = {work.task for work in scope.works if work.task is not None}
-    if spec.is_async and tasks:
-        import asyncio
-
-        tasks.discard(asyncio.current_task())
-        for task in () if waits else tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=scope.account.ledger.seconds_left())
-    end, sleep = time.monotonic() + PATIENCE, sleep_of(is_async=spec.is_async)
-    threads = [work for work in list(scope.works) if work.task is None] if waits or spec.retry is not None else []
-    for work in threads:
-        while not work.over.is_set() and time.monotonic() < end:
-            await sleep(0.01)
 
 
 def is_leaving(error: BaseException, scope: Scope) -> bool:

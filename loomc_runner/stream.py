@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Generic, Self, TypeVar
 
 from loomc_runner.budget import Ledger
+from loomc_runner.context import current_scope, under_way
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.driver import end, flow, pause
 from loomc_runner.errors import LoomcError, SpecError
@@ -50,6 +51,12 @@ class Steps(Generic[S]):
         return None if self._cursor is None else self._cursor.ledger
 
     async def _next(self) -> StepRecord[S]:
+        if (scope := current_scope()) is None:
+            return await self._advance()
+        with under_way(scope):
+            return await self._advance()
+
+    async def _advance(self) -> StepRecord[S]:
         try:
             if self._flow is None and not self._closed:
                 self._flow = await self._begin()

@@ -17,6 +17,7 @@ from loomc_runner.context import (
     Scope,
     asked_to_leave,
     enclosing_call,
+    end_works,
     halting,
     metered,
     rest,
@@ -73,14 +74,15 @@ class Made:
                 delay = None if self.spec.retry is None else self.spec.retry.delay(error, tried)
                 if delay is None:
                     raise
+                await end_works(self.scope, is_async=self.spec.is_async, within=self.key)
                 await self._wait(delay)
-                self.record.begin_call_again(self.key)
 
     async def _wait(self, delay: float) -> None:
         """Wait before another try; the step is left meanwhile when somebody wants its run to stop."""
-        scope, until, sleep = self.scope, time.monotonic() + delay, sleep_of(is_async=self.spec.is_async)
+        scope, until = self.scope, time.monotonic() + delay
+        sleep = sleep_of(is_async=True) if self.spec.is_async else _sleep_as_user_code
         while (left := until - time.monotonic()) > 0:
-            await rest(scope.account.ledger, min(left, LOOK), sleep)
+            await rest(scope.account, min(left, LOOK), sleep)
             run = await patiently(sleep, scope.store.get_run, scope.lease.run_id)
             if leave := asked_to_leave(run.control, halting.get()):
                 raise scope.leave(leave)
@@ -113,6 +115,7 @@ class Made:
 
     async def _execute(self) -> Any:
         """Execute the function once; that it began is on record first."""
+        self.record.begin_call_again(self.key)
         outer = enclosing_call(self.scope.lease.run_id)
         names = (self.scope.step_n, self.record.next_number("call"), self.spec.name, self.key, CallStatus.STARTED)
         entry = Call(*names, self.scope.clock.now(), outer=None if outer is None else outer.seq)
@@ -192,6 +195,10 @@ class Made:
         else:
             write(self.scope, call=entry)
         self.record.note_call(entry)
+
+
+async def _sleep_as_user_code(seconds: float) -> None:
+    deadline.call(time.sleep, seconds, deadline=None)  # so that the timeout of an enclosing call ends it
 
 
 def _short(text: str) -> str:
