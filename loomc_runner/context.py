@@ -40,7 +40,10 @@ class Leave:
 
 
 PATIENCE: Final = 60.0
-"""Seconds to wait for what a try of a step has left behind."""
+"""Seconds to wait for what a try of a step that failed has left behind."""
+
+LONG_PATIENCE: Final = 600.0
+"""Seconds to let run to its end what is under way beside a question; it may be a long and dear call."""
 
 LOOK: Final = 0.5
 """Seconds between two looks whether somebody asks for something, while a step runs or is waited for."""
@@ -236,13 +239,14 @@ async def end_works(scope: Scope, *, is_async: bool, within: str | None = None, 
     """Leave nothing under way of a try that has ended; `within` a call, only what that has left behind.
 
     Where the step waits they run to their end; else tasks are cancelled. What works in threads cannot be, and is
-    waited for with `threads`. None of it is waited for longer than a minute, or once the run is to stop.
+    waited for with `threads`. None of it is waited for without end, or once the process is to end.
     """
-    end, sleep, cancelled = time.monotonic() + PATIENCE, sleep_of(is_async=is_async), set[Any]()
+    sleep, cancelled = sleep_of(is_async=is_async), set[Any]()
+    waits = scope.left is not None and scope.left.status is RunStatus.WAITING
+    end = time.monotonic() + (LONG_PATIENCE if waits else PATIENCE)
     while works := _left_behind(scope, within):
         tasks = {work.task for work in works if _is_task_here(work.task)}
         late = time.monotonic() > end or asked_to_leave(None, halting.get()) is not None
-        waits = scope.left is not None and scope.left.status is RunStatus.WAITING
         for task in () if waits and not late else tasks - cancelled:
             task.cancel()
             cancelled.add(task)

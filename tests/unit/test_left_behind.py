@@ -521,3 +521,158 @@ def test_a_step_that_waits_to_try_a_call_again_is_left_when_it_is_to_stop(make: 
     assert columns(make.store.attempts("r1"), "error", "category") == [("paused: by request", "paused")]
     assert go(refine.run(Draft(), run_id="r1")).state.words == ["a", "at last"]
     assert counted.counts["a"] == 1
+
+
+def async_loop(store: Store, step: Callable[..., Any], **options: Any) -> Any:
+    """A loop of an `async def` function."""
+    step.__annotations__ = {"draft": Draft}
+    return loop(name="tests:draft", checkpoint=store, **options)(step)
+
+
+def test_what_is_between_two_calls_when_its_try_ends_makes_no_other(store: Store) -> None:
+    """A branch of a failed try that goes on gets no further than its next call: the next try makes that."""
+    counted = Counted()
+    fail = failing_once(counted)
+
+    @tool(once=True)
+    async def pay(what: str) -> str:
+        await asyncio.sleep(0.03)
+        return counted(what)
+
+    async def shaky() -> None:
+        await asyncio.sleep(0.01)
+        fail()
+
+    async def branch() -> str:
+        await asyncio.sleep(0.03)
+        return await pay("paid")
+
+    async def step(draft: Draft) -> Any:
+        await asyncio.gather(shaky(), branch())
+        return Done(draft)
+
+    assert go(async_loop(store, step, retry=SOON).run(Draft(), run_id="r1")).status == "completed"
+    assert counted.counts["paid"] == 1
+
+
+def test_a_tool_is_not_tried_again_beside_what_it_has_left_behind(store: Store) -> None:
+    """Tasks of its failed try are ended first, as those of a step are."""
+    counted = Counted()
+    fail = failing_once(counted)
+
+    @tool
+    async def work(what: str) -> str:
+        await asyncio.sleep(0.03)
+        return counted(what)
+
+    @tool
+    async def shaky() -> None:
+        await asyncio.sleep(0.01)
+        fail()
+
+    @tool(retry=SOON)
+    async def outer() -> list[str | None]:
+        return list(await asyncio.gather(work("b"), shaky()))
+
+    async def step(draft: Draft) -> Any:
+        await outer()
+        return Done(draft)
+
+    assert go(async_loop(store, step).run(Draft(), run_id="r1")).status == "completed"
+    assert counted.counts["b"] == 1
+
+
+@pytest.mark.parametrize("how", ["by its retry", "by the step"])
+def test_what_is_inside_of_a_call_with_a_key_is_found_again(make: Maker, how: str) -> None:
+    """Each execution counts what is inside of it anew, whatever the call is known by."""
+    counted = Counted()
+    fail = failing_once(counted)
+
+    @tool(once=True)
+    def pay() -> str:
+        return counted("paid")
+
+    @tool(key=lambda: "k", retry=SOON if how == "by its retry" else None)
+    def middle() -> str:
+        paid = pay()
+        fail()
+        return paid
+
+    def step(draft: Draft) -> Any:
+        try:
+            return Done(Draft(words=[middle()]))
+        except ConnectionError:
+            return Done(Draft(words=[middle()]))
+
+    assert go(make(step)(Draft())).words == ["paid"]
+    assert counted.counts["paid"] == 1
+
+
+@pytest.mark.parametrize("inner", ["tool", "child"])
+def test_a_wait_inside_of_a_call_is_no_working_time(memory: MemoryStore, inner: str) -> None:
+    """A call that only waits for one inside of it, or for a child run, does nothing itself."""
+    counted, make = Counted(), Maker(memory, is_async=False)
+    fail, patient = failing_once(counted), Retry(wait="400ms", jitter=False)
+
+    @tool(retry=patient)
+    def waiting() -> None:
+        fail()
+
+    child = make(doing(fail), name="child", retry=patient, converge_on=until(1))
+
+    @tool
+    def outer() -> None:
+        if inner == "tool":
+            waiting()
+        else:
+            child(Draft())
+
+    result = make(lambda draft: outer() or Done(draft), budget=Budget(wall_clock="250ms")).run(Draft())
+    assert (result.status, result.elapsed < 0.2) == ("completed", True)
+
+
+def test_what_an_earlier_step_has_left_behind_does_not_stop_the_clock(memory: MemoryStore) -> None:
+    """A call nobody waits for may rest: the next step's time runs all the same."""
+
+    @tool(retry=Retry(wait="20s", max_wait="20s", jitter=False))
+    async def waiting() -> None:
+        raise ConnectionError
+
+    @tool
+    async def quick() -> None:
+        await asyncio.sleep(0)
+
+    left: list[Any] = []
+
+    async def step(draft: Draft) -> Draft:
+        if not left:
+            left.append(asyncio.create_task(waiting()))
+            await asyncio.sleep(0.02)
+            return grow(draft)
+        await quick()
+        await asyncio.sleep(5)
+        return grow(draft)
+
+    result = go(async_loop(memory, step, budget=Budget(wall_clock="200ms")).run(Draft()))
+    assert (result.status, result.steps) == ("budget_exhausted", 1)
+    assert result.elapsed < 2
+
+
+def test_the_timeout_of_a_call_holds_while_one_inside_of_it_waits(memory: MemoryStore) -> None:
+    """It is the time the whole takes, waits included."""
+
+    @tool(retry=Retry(wait="20s", max_wait="20s", jitter=False))
+    def waiting() -> None:
+        raise ConnectionError
+
+    @tool(timeout="100ms")
+    def outer() -> None:
+        waiting()
+
+    def step(draft: Draft) -> Any:
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match="longer than"):
+            outer()
+        return Done(Draft(int(time.monotonic() - begun)))
+
+    assert Maker(memory, is_async=False)(step)(Draft()) == Draft(0)
