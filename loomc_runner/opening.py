@@ -203,6 +203,8 @@ def check_owner(spec: LoopSpec[Any], run: Run) -> None:
     """Raise `RunMismatch` unless the run belongs to this loop."""
     if not spec.owns(run):
         theirs = run.loop or f"a function of loomc 0.3.0 with the hash {run.spec_hash}"
+        if run.loop == spec.name:  # two scripts may call their loops the same
+            theirs = f"{run.loop} in {run.source}"
         raise RunMismatch(f"run {run.id} belongs to {theirs}, not to {spec.name}; resume it with its own loop")
 
 

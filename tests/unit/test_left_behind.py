@@ -438,7 +438,7 @@ def test_a_script_owns_its_own_runs(disk: SQLiteStore) -> None:
         return type(refine)(dataclasses.replace(refine.spec, source=source))
 
     of("/a.py").run(Draft(), run_id="r1")
-    with pytest.raises(RunMismatch, match="r1"):
+    with pytest.raises(RunMismatch, match=r"r1 belongs to __main__:refine in /a\.py"):
         of("/b.py").resume("r1", budget=Budget(iterations=2))
     assert of("/a.py").stream(run_id="r1", budget=Budget(iterations=2)).run_id == "r1"
 
