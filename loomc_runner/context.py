@@ -77,7 +77,7 @@ class Meter:
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """A durable call or a child run under way: its task, where it has one, and whether it is over.
+    """A durable call or a child run under way, and its task, where it has one.
 
     `within` is the key of the call that it is part of, `inner` how many works are part of it.
     """
@@ -86,7 +86,6 @@ class Work:
     task: Any = None
     within: str = ""
     inner: int = 0
-    over: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(slots=True)
@@ -94,7 +93,8 @@ class Scope:
     """One try of a step: where its charges go, and what is known of its inside.
 
     `pending` are charges that are not stored yet; the next commit takes them along. `left` says that the step cannot
-    go on now: whatever its function returns or swallows, it is not committed.
+    go on now: whatever its function returns or swallows, it is not committed. `works` is what is under way in it; once
+    it is `closed`, since its function ended without a state, nothing more begins in it.
     """
 
     store: Store
@@ -122,10 +122,19 @@ class Scope:
 
         So it makes no difference whether that call is executed or gives its recorded result.
         """
-        call = enclosing_call(self.lease.run_id)
-        if self.closed or (call is not None and call.closed):  # what an earlier try has left behind gets no further
-            raise Leaving("the try of the step that this belongs to has ended")
+        call = self.enclosing_call()
         return self.record.key_of(*parts, within="" if call is None else call.key)
+
+    def enclosing_call(self) -> Meter | None:
+        """The durable call of this step that this code runs in, or None; for whatever is to begin in it.
+
+        Raises:
+            Leaving: When the try of the step or of the call has ended: what it has left behind gets no further.
+        """
+        call = enclosing_call(self.lease.run_id)
+        if self.closed or (call is not None and call.closed):
+            raise Leaving("the try that this belongs to has ended")
+        return call
 
     def charge(self, charge: Charge) -> None:
         """Count a charge, here and for the calls it is made in."""
@@ -204,9 +213,7 @@ def under_way(scope: Scope) -> Iterator[None]:
     """
     import asyncio
 
-    if scope.closed:
-        raise Leaving("the try of the step that this belongs to has ended")
-    outer, call = _work.get(), enclosing_call(scope.lease.run_id)
+    outer, call = _work.get(), scope.enclosing_call()
     task = asyncio.current_task() if in_event_loop() else None
     work = Work(scope.account, task, "" if call is None else call.key)
     outer = outer if outer is not None and outer.account is scope.account else None
@@ -223,7 +230,6 @@ def under_way(scope: Scope) -> Iterator[None]:
             scope.account.work(-1)
             _count(outer, -1)
             scope.works.discard(work)
-        work.over.set()
 
 
 def _count(outer: Work | None, change: int) -> None:

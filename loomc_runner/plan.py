@@ -14,7 +14,7 @@ from loomc_runner.records import Call, CallStatus, Question, Run, RunStatus
 from loomc_runner.report import Limit, family, limits
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec
-from loomc_runner.store import MOST_TRIES, Resumption, Store
+from loomc_runner.store import MOST_TRIES, Store, tries_here
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +87,7 @@ def _is_stuck(store: Store, run: Run) -> bool:
     done = sum(call.status is CallStatus.DONE for one in runs for call in store.calls(one.id))
     answered = sum(question.answer is not None for question in store.questions(run.id))
     progress = sum(one.steps for one in runs) + done + answered
-    resumption = Resumption(run.updated_at, run.loop or "", run.source, "", "", None)
-    return resumption.stuck(run, progress) > MOST_TRIES
+    return tries_here(run, progress) > MOST_TRIES
 
 
 def _changes(spec: LoopSpec[Any] | LoomcError, store: Store, run: Run) -> list[str]:

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loomc_runner.errors import SpecError
-from loomc_runner.store.base import MOST_TRIES, Resumption, Store, block, finish, in_event_loop, patiently, sleep_of
+from loomc_runner.store.base import (
+    MOST_TRIES,
+    Resumption,
+    Store,
+    block,
+    finish,
+    in_event_loop,
+    patiently,
+    sleep_of,
+    tries_here,
+)
 
 if TYPE_CHECKING:
     from loomc_runner.store.memory import MemoryStore
@@ -25,6 +35,7 @@ __all__ = [
     "open_store",
     "patiently",
     "sleep_of",
+    "tries_here",
 ]
 
 DEFAULT = Path(".loomc") / "checkpoints.db"

@@ -60,10 +60,13 @@ class Resumption:
 
         Counted after a crash or a failure; `afresh` (it is forced, or its code has changed) begins anew.
         """
-        if self.afresh:
-            return 0
-        before = run.stuck if progress == run.progress else 0
-        return before + (run.status in {RunStatus.INTERRUPTED, RunStatus.FAILED})
+        return 0 if self.afresh else tries_here(run, progress)
+
+
+def tries_here(run: Run, progress: int) -> int:
+    """How often a run will have been resumed where it is now, the next time included; a pause is not counted."""
+    before = run.stuck if progress == run.progress else 0
+    return before + (run.status in {RunStatus.INTERRUPTED, RunStatus.FAILED})
 
 
 class Store(Protocol):

@@ -13,7 +13,16 @@ from loomc_runner.cli import app
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loomc-0.3.0.db"
 
-READING = [["runs"], ["runs", "--json"], ["show", "climb"], ["show", "climb", "--json"], ["export", "climb"]]
+READING = [
+    ["runs"],
+    ["runs", "--json"],
+    ["runs", "--tree"],
+    ["questions"],
+    ["resume", "climb", "--plan"],
+    ["show", "climb"],
+    ["show", "climb", "--json"],
+    ["export", "climb"],
+]
 ALL = [*READING, ["resume", "climb"], ["fork", "climb", "--step", "0"]]
 
 
@@ -37,7 +46,7 @@ def test_a_missing_database_is_named_and_not_made(here, tmp_path, args):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("args", ALL[2:], ids=" ".join)
+@pytest.mark.parametrize("args", [args for args in ALL if args[0] != "runs"], ids=" ".join)
 def test_a_run_that_does_not_exist_is_named(here, workshop, args):
     """The message tells where it was looked for, and which command lists the runs."""
     outcome = here(workshop, args[0], "nobody", *args[2:])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,18 @@ def test_open_questions_are_listed(here, gate):
     assert [(q["run_id"], q["question"], q["open"], q["schema"]["required"]) for q in found] == [
         ("ship", "0.0", True, ["approved"])
     ]
+
+
+def test_a_question_does_not_steer_the_terminal(here, gate):
+    """Whatever characters a prompt holds are written out, wherever it is shown."""
+    with closing(sqlite3.connect(gate / ".loomc/checkpoints.db")) as db:
+        db.execute("UPDATE questions SET prompt = ? WHERE run_id = 'ship'", ("\x1b[31mred\u202e\nline",))
+        db.commit()
+    shown = [["questions"], ["show", "ship"], ["resume", "ship", "--plan"], ["answer", "ship", "x", "--by", "me"]]
+    for command in [*shown, ["approve", "ship", "--by", "me"]]:
+        text = "".join(here(gate, *command)[1:])
+        assert "red" in text
+        assert not {"\x1b", "\u202e"} & set(text)
 
 
 def test_show_tells_what_a_run_waits_for(here, gate):
