@@ -676,3 +676,35 @@ def test_the_timeout_of_a_call_holds_while_one_inside_of_it_waits(memory: Memory
         return Done(Draft(int(time.monotonic() - begun)))
 
     assert Maker(memory, is_async=False)(step)(Draft()) == Draft(0)
+
+
+def test_a_call_with_a_key_is_not_made_by_what_a_failed_try_has_left_behind(store: Store) -> None:
+    """A key of its own does not let it begin when the try of the tool that it belongs to has ended."""
+    counted = Counted()
+    fail = failing_once(counted)
+
+    @tool(once=True)
+    async def pay() -> str:
+        await asyncio.sleep(0.02)
+        return counted("paid")
+
+    async def shaky() -> None:
+        await asyncio.sleep(0.01)
+        fail()
+
+    async def branch() -> None:
+        await asyncio.sleep(0.03)
+        await call(pay, key="k")
+
+    @tool(retry=Retry(wait="100ms", jitter=False))
+    async def outer() -> None:
+        counted("outer")
+        if counted.counts["outer"] == 1:
+            await asyncio.gather(shaky(), branch())
+
+    async def step(draft: Draft) -> Any:
+        await outer()
+        return Done(draft)
+
+    assert go(async_loop(store, step).run(Draft(), run_id="r1")).status == "completed"
+    assert (counted.counts["outer"], counted.counts["paid"]) == (2, 0)
