@@ -1,45 +1,49 @@
 """Durable loops around a one-iteration function: budgets that hold, checkpoints, resume, convergence."""
 
-from loomc_runner.backtrack import BestScore, LastGood, Strategy
-from loomc_runner.breaker import CircuitBreaker, Guarded, circuit_breaker
-from loomc_runner.budget import Budget
-from loomc_runner.calls import call, tool
-from loomc_runner.context import spend
-from loomc_runner.converge import Detector, Escalate, all_of, judge, predicate, score_plateau, target
-from loomc_runner.decorator import loop
-from loomc_runner.errors import (
-    AnswerRefused,
-    BudgetExhausted,
-    CallError,
-    CircuitOpenError,
-    CostError,
-    LoomcError,
-    LoomcWarning,
-    LoopNotFound,
-    NotInStep,
-    NotResumable,
-    QuestionExpired,
-    RequestRefused,
-    RunLocked,
-    RunLost,
-    RunMismatch,
-    RunNotFound,
-    RunStopped,
-    ScoreError,
-    SpecError,
-    StallError,
-    StateError,
-    StepError,
-    StoreBusy,
-    StoreError,
-    WaitingForAnswer,
-)
-from loomc_runner.handle import AsyncLoop, Loop
-from loomc_runner.questions import Approval, ask
-from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
-from loomc_runner.retry import Retry
-from loomc_runner.store import Store
-from loomc_runner.stream import AsyncStream, Stream
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
+if _TYPE_CHECKING:
+    from loomc_runner.backtrack import BestScore, LastGood, Strategy
+    from loomc_runner.breaker import CircuitBreaker, Guarded, circuit_breaker
+    from loomc_runner.budget import Budget
+    from loomc_runner.calls import call, tool
+    from loomc_runner.context import spend
+    from loomc_runner.converge import Detector, Escalate, all_of, judge, predicate, score_plateau, target
+    from loomc_runner.decorator import loop
+    from loomc_runner.errors import (
+        AnswerRefused,
+        BudgetExhausted,
+        CallError,
+        CircuitOpenError,
+        CostError,
+        LoomcError,
+        LoomcWarning,
+        LoopNotFound,
+        NotInStep,
+        NotResumable,
+        QuestionExpired,
+        RequestRefused,
+        RunLocked,
+        RunLost,
+        RunMismatch,
+        RunNotFound,
+        RunStopped,
+        ScoreError,
+        SpecError,
+        StallError,
+        StateError,
+        StepError,
+        StoreBusy,
+        StoreError,
+        WaitingForAnswer,
+    )
+    from loomc_runner.handle import AsyncLoop, Loop
+    from loomc_runner.questions import Approval, ask
+    from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
+    from loomc_runner.retry import Retry
+    from loomc_runner.store import Store
+    from loomc_runner.stream import AsyncStream, Stream
 
 __version__ = "0.1.0"
 
@@ -100,3 +104,40 @@ __all__ = [
     "target",
     "tool",
 ]
+
+_HOMES = {
+    "backtrack": "BestScore LastGood Strategy",
+    "breaker": "CircuitBreaker Guarded circuit_breaker",
+    "budget": "Budget",
+    "calls": "call tool",
+    "context": "spend",
+    "converge": "Detector Escalate all_of judge predicate score_plateau target",
+    "decorator": "loop",
+    "errors": (
+        "AnswerRefused BudgetExhausted CallError CircuitOpenError CostError LoomcError LoomcWarning "
+        "LoopNotFound NotInStep NotResumable QuestionExpired RequestRefused RunLocked RunLost RunMismatch "
+        "RunNotFound RunStopped ScoreError SpecError StallError StateError StepError StoreBusy StoreError "
+        "WaitingForAnswer"
+    ),
+    "handle": "AsyncLoop Loop",
+    "questions": "Approval ask",
+    "records": "Done RunResult RunStatus StepRecord",
+    "retry": "Retry",
+    "store": "Store",
+    "stream": "AsyncStream Stream",
+}
+"""Where each public name lives: looked up when it is first used, so that the command need not wait for the driver."""
+
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(_import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -94,7 +94,8 @@ class Scope:
 
     `pending` are charges that are not stored yet; the next commit takes them along. `left` says that the step cannot
     go on now: whatever its function returns or swallows, it is not committed. `works` is what is under way in it; once
-    it is `closed`, since its function ended without a state, nothing more begins in it.
+    it is `closed`, since its function ended without a state, nothing more begins in it. `purpose` is what is paid for
+    where nobody says so: the scorer or the judge, after the function has returned.
     """
 
     store: Store
@@ -105,6 +106,7 @@ class Scope:
     journal: Journal | None = None
     left: Leave | None = None
     closed: bool = False
+    purpose: str | None = None
     works: set[Work] = field(default_factory=set)
     pending: list[Charge] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -352,7 +354,7 @@ def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> Non
     Args:
         usd: Dollars, zero or more.
         tokens: Tokens, zero or more.
-        label: What it was for, shown by `loomc export`.
+        label: What it was for, shown by `loomc explain`; in a scorer or a judge it is that when you say nothing.
 
     Raises:
         BudgetExhausted: When this crosses a cap; it is recorded all the same.
@@ -364,7 +366,7 @@ def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> Non
     if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 0:
         raise CostError(f"tokens must be a whole number, zero or more, not {tokens!r}")
     scope = step_here(f"spend(usd={usd!r})")
-    charge = Charge(scope.step_n, nano, tokens, label, scope.clock.now())
+    charge = Charge(scope.step_n, nano, tokens, label or scope.purpose, scope.clock.now())
     _store(scope, charge)
     scope.account.ledger.check_limits()
 

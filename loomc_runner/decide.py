@@ -120,6 +120,7 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
         return Verdict(RunStatus.COMPLETED, "done: the step said so", "stop")
     scope.account.ledger.check_claims()  # a charge that crossed a cap, though the step returned all the same
     if spec.detectors:
+        scope.purpose = "judge"
         asking = first_reason(spec.detectors, history)
         reason = await asking if spec.is_async else finish(asking)
         if reason is not None:

@@ -12,12 +12,14 @@ from loomc_runner.backtrack import Strategy
 from loomc_runner.budget import Budget
 from loomc_runner.converge import Detector, Escalate
 from loomc_runner.handle import AsyncLoop, Loop, look_like
-from loomc_runner.records import Done
+from loomc_runner.records import Done, StepRecord
 from loomc_runner.retry import Retry
 from loomc_runner.spec import LoopSpec, make_spec
 from loomc_runner.store import Store
 
 S = TypeVar("S")
+
+OnStep = Callable[[StepRecord[Any]], Any]
 
 
 class LoopMethod(Generic[S]):
@@ -91,6 +93,8 @@ def loop(
     cost_fn: Callable[[Any], Any] | None = None,
     retry: Retry | None = None,
     migrate: Callable[[Any], Any] | None = None,
+    on_step: OnStep | Sequence[OnStep] | None = None,
+    progress: bool = False,
     name: str | None = None,
     tags: Sequence[str] = (),
 ) -> Decorator: ...
@@ -107,6 +111,8 @@ def loop(
     cost_fn: Callable[[Any], Any] | None = None,
     retry: Retry | None = None,
     migrate: Callable[[Any], Any] | None = None,
+    on_step: OnStep | Sequence[OnStep] | None = None,
+    progress: bool = False,
     name: str | None = None,
     tags: Sequence[str] = (),
 ) -> Any:
@@ -125,6 +131,9 @@ def loop(
         retry: Which errors of a step are met with another try, `Retry(attempts=3)`; without it every error ends the
             run, or is what `backtrack` absorbs.
         migrate: A function of a stored state that no longer fits its type, as plain JSON, that gives one that does.
+        on_step: A function, or several, that each committed step is given to; async ones in async loops. What it
+            raises is logged and stops nothing. It is told once, and not again after a crash: nothing may depend on it.
+        progress: Show each run live on standard error; `run(..., progress=True)` does it for one run.
         name: How runs name this loop, instead of `module:qualname`. Give one when the function may move.
         tags: Words that `loomc runs` shows and exports carry.
 
@@ -146,6 +155,8 @@ def loop(
                 cost_fn=cost_fn,
                 retry=retry,
                 migrate=migrate,
+                on_step=on_step,
+                progress=progress,
                 name=name,
                 tags=tags,
                 names=names,

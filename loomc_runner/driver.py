@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
+from inspect import isawaitable
 from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
@@ -20,6 +20,7 @@ from loomc_runner.records import Attempt, Charge, Control, RunStatus, StepRecord
 from loomc_runner.retry import category_of
 from loomc_runner.step import Outcome, perform
 from loomc_runner.store import block, patiently
+from loomc_runner.watching import log, tell
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,12 +32,12 @@ UNPRICED = "unpriced steps: a dollar budget holds, but nobody recorded a cost fo
 
 WENT = "went another way"
 
-log = logging.getLogger("loomc_runner")
-
 
 async def advance(cursor: Cursor[S]) -> Cursor[S]:
     """Take one step; stop where somebody asked for it, and wait where the step is to be tried again."""
     control = await _take_step(cursor)
+    if cursor.record is not None:
+        await _announce(cursor, cursor.record)
     if not cursor.stopped and (asked := _asked_to_stop(cursor, control)):
         await end(cursor, asked)
     elif not cursor.stopped and cursor.account is None:
@@ -75,6 +76,18 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     finally:
         cursor.ledger.stop_clock()
     return control
+
+
+async def _announce(cursor: Cursor[S], step: StepRecord[S]) -> None:
+    """Tell those who look on of a committed step; what `on_step` raises is logged, and changes nothing."""
+    tell("committed", cursor.lease.run_id, step)
+    for callback in cursor.spec.on_step:
+        try:
+            answer = callback(step)
+            if isawaitable(answer):
+                await answer
+        except Exception:  # noqa: BLE001 - whatever it raises stops nothing
+            log.exception("run %s: on_step failed after step %d; the run goes on", cursor.lease.run_id, step.step_n)
 
 
 def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:
@@ -181,6 +194,8 @@ async def _commit(
     cursor.tried, cursor.delay = 0 if verdict.delay is None else cursor.tried + 1, verdict.delay
     cursor.journal = None if verdict.delay is None else journal
     cursor.notes = change.notes or cursor.notes
+    if change.attempt is not None:
+        tell("failed", cursor.lease.run_id, change.attempt, verdict.delay)
     _move(cursor, outcome, verdict)
     if UNPRICED in cursor.notes and not warned:
         message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="

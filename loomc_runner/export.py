@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, TextIO
 
 from loomc_runner.records import NANO, Attempt, BreakerChange, Call, Charge, Question, Run, StepRecord
-from loomc_runner.report import Limit, initial_state, page_steps, printable
+from loomc_runner.report import Limit, initial_state, page_attempts, page_calls, page_charges, page_steps, printable
 from loomc_runner.store import Store
 
 FORMAT = "loomc.run/1"
@@ -205,10 +205,10 @@ def limit_json(limit: Limit) -> dict[str, Any]:
 def _lists(store: Store, run: Run) -> dict[str, Iterable[Any]]:
     return {
         "steps": _steps(store, run),
-        "attempts": map(attempt_json, store.attempts(run.id)),
-        "calls": map(call_json, store.calls(run.id)),
+        "attempts": map(attempt_json, page_attempts(store, run)),
+        "calls": map(call_json, page_calls(store, run)),
         "questions": map(question_json, (q for q in store.questions(run.id) if q.run_id == run.id)),
-        "charges": map(charge_json, store.charges(run.id)),
+        "charges": map(charge_json, page_charges(store, run)),
         "breakers": map(breaker_json, store.breakers(run.id)),
         "children": (child.id for child in store.list_runs(parent=run.id)),
     }

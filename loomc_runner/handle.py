@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Generic, Self, TypeVar, cast, overload
 
@@ -22,6 +24,9 @@ from loomc_runner.stream import AsyncStream, Stream
 
 S = TypeVar("S")
 
+Page = str | os.PathLike[str]
+"""The file of an HTML page."""
+
 
 class Handle(Generic[S]):
     """What sync and async loops share: everything that starts no step."""
@@ -36,6 +41,13 @@ class Handle(Generic[S]):
     def with_options(self, **changes: Any) -> Self:
         """The same loop with other options, named as in `@loop`: in a test, `with_options(checkpoint="memory")`."""
         return type(self)(respecified(self.spec, changes))
+
+    def _again(
+        self, run_id: str, budget: Budget | None, progress: bool | None, trace: Page | None, *, force: bool
+    ) -> Request[S]:
+        """A run that exists is to go on."""
+        changes = Request(self.spec, None, run_id, existing=True, budget=budget, force=force)
+        return dataclasses.replace(changes, progress=progress, trace=trace)
 
     def fork(self, run_id: str, *, step: int, update: Mapping[str, Any] | None = None) -> str:
         """Make a new run from an old step, and return its id; `resume` it to run it.
@@ -97,23 +109,43 @@ class Loop(Handle[S]):
         """
         return _final(self._drive(Request(self.spec, state, run_id)))
 
-    def run(self, state: S, *, run_id: str | None = None) -> RunResult[S]:
-        """Run to the end and tell how it stands; limits and stalls do not raise, the step's own errors do."""
-        return self._drive(Request(self.spec, state, run_id))[0]
+    def run(
+        self, state: S, *, run_id: str | None = None, progress: bool | None = None, trace: Page | None = None
+    ) -> RunResult[S]:
+        """Run to the end and tell how it stands; limits and stalls do not raise, the step's own errors do.
 
-    def resume(self, run_id: str, *, budget: Budget | None = None, force: bool = False) -> S:
+        Args:
+            state: The initial state.
+            run_id: An id of your choice. When that run exists, it goes on, or gives its stored result.
+            progress: Show it live on standard error; else as `@loop(progress=...)` says.
+            trace: A file for an HTML page of the run, with what functions under `@flow_xray.trace` did in its steps.
+                It is written when the run stops, however it stops.
+        """
+        return self._drive(Request(self.spec, state, run_id, progress=progress, trace=trace))[0]
+
+    def resume(
+        self,
+        run_id: str,
+        *,
+        budget: Budget | None = None,
+        force: bool = False,
+        progress: bool | None = None,
+        trace: Page | None = None,
+    ) -> S:
         """Go on with a run that stopped, and give its final state; what was spent stays spent.
 
         Args:
             run_id: The run. A completed one gives its stored result and executes nothing.
             budget: New totals for the limits it names; the others stay as stored.
             force: Go on also with a stalled or cancelled run.
+            progress: As for `run`.
+            trace: As for `run`.
 
         Raises:
             RunNotFound, RunLocked, RunMismatch, NotResumable: When it cannot be resumed here and now.
             SpecError: When a new limit is below what is used already.
         """
-        return _final(self._drive(Request(self.spec, None, run_id, existing=True, budget=budget, force=force)))
+        return _final(self._drive(self._again(run_id, budget, progress, trace, force=force)))
 
     @overload
     def stream(self, state: S, *, run_id: str | None = None) -> Stream[S]: ...
@@ -158,13 +190,23 @@ class AsyncLoop(Handle[S]):
         """Run to the end and give the final state; see `Loop.__call__`."""
         return self._finally(Request(self.spec, state, run_id).placed())
 
-    def run(self, state: S, *, run_id: str | None = None) -> Coroutine[Any, Any, RunResult[S]]:
+    def run(
+        self, state: S, *, run_id: str | None = None, progress: bool | None = None, trace: Page | None = None
+    ) -> Coroutine[Any, Any, RunResult[S]]:
         """Run to the end and tell how it stands; see `Loop.run`."""
-        return self._result(Request(self.spec, state, run_id).placed())
+        return self._result(Request(self.spec, state, run_id, progress=progress, trace=trace).placed())
 
-    async def resume(self, run_id: str, *, budget: Budget | None = None, force: bool = False) -> S:
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        budget: Budget | None = None,
+        force: bool = False,
+        progress: bool | None = None,
+        trace: Page | None = None,
+    ) -> S:
         """Go on with a run that stopped, and give its final state; see `Loop.resume`."""
-        return await self._finally(Request(self.spec, None, run_id, existing=True, budget=budget, force=force))
+        return await self._finally(self._again(run_id, budget, progress, trace, force=force))
 
     @overload
     def stream(self, state: S, *, run_id: str | None = None) -> AsyncStream[S]: ...

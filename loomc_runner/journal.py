@@ -143,7 +143,7 @@ class Journal:
     def _read(self) -> None:
         if not self._unread:
             return
-        calls = self._store.calls(self._run_id, self.step_n)
+        calls = self._store.calls(self._run_id, self.step_n, self.step_n + 1)
         questions = [q for q in self._store.questions(self._run_id) if q.run_id == self._run_id]
         children = self._store.list_runs(parent=self._run_id, parent_step=self.step_n)
         self._calls = {call.key: call for call in calls}  # in order, so that the newest try of each counts

@@ -11,7 +11,7 @@ from loomc_runner.budget import Budget
 from loomc_runner.errors import LoomcError
 from loomc_runner.opening import agreed_budget, check_status, stored_type, waits_for
 from loomc_runner.records import Call, CallStatus, Question, Run, RunStatus
-from loomc_runner.report import Limit, family, limits
+from loomc_runner.report import Limit, family, limits, page_calls
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec
 from loomc_runner.store import MOST_TRIES, Store, tries_here
@@ -42,7 +42,7 @@ class Plan:
 
 def make_plan(spec: LoopSpec[Any] | LoomcError, store: Store, run: Run, budget: Budget | None, *, force: bool) -> Plan:
     """Look what a resume would do; `spec` is the loop as it is today, or why it cannot be had."""
-    calls = {call.key: call for call in store.calls(run.id, run.steps)}.values()
+    calls = {call.key: call for call in store.calls(run.id, run.steps, run.steps + 1)}.values()
     kept = None if isinstance(spec, LoomcError) else agreed_budget(spec, store, run, budget)
     reached = limits(store, run, kept)
     refusal = next(_refusals(spec, store, run, reached, force=force), None)
@@ -84,7 +84,7 @@ def _refusals(
 def _is_stuck(store: Store, run: Run) -> bool:
     """Whether the next claim counts the run as one that does not get any further."""
     runs = [branch.run for branch in family(store, run)]
-    done = sum(call.status is CallStatus.DONE for one in runs for call in store.calls(one.id))
+    done = sum(call.status is CallStatus.DONE for one in runs for call in page_calls(store, one))
     answered = sum(question.answer is not None for question in store.questions(run.id))
     progress = sum(one.steps for one in runs) + done + answered
     return tries_here(run, progress) > MOST_TRIES

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ from loomc_runner.place import Place, place
 from loomc_runner.records import Run, RunResult, RunStatus
 from loomc_runner.spec import LoopSpec
 from loomc_runner.store import Store
+from loomc_runner.watching import AtWork, tell
 
 S = TypeVar("S")
 
@@ -43,7 +45,8 @@ def importing(name: str) -> Iterator[None]:
 class Request(Generic[S]):
     """How a run is asked for: begun from a state, or gone on with (`existing`), and what that may change.
 
-    A child run has its `place` in its parent's step.
+    A child run has its `place` in its parent's step. With `progress` it is shown live, None leaves that to the loop;
+    with `trace` an HTML page of it is written when it stops.
     """
 
     spec: LoopSpec[S]
@@ -53,12 +56,22 @@ class Request(Generic[S]):
     budget: Budget | None = None
     force: bool = False
     place: Place | None = None
+    progress: bool | None = None
+    trace: str | os.PathLike[str] | None = None
 
     def placed(self) -> Request[S]:
         """The same; a new run that is called inside a step gets its place in it, now and not when it is awaited."""
         if self.existing or self.run_id is not None or self.place is not None or _importing.get():
             return self
         return dataclasses.replace(self, place=place(self.spec, self.state))
+
+    def named(self) -> Request[S]:
+        """The same, with the id that the run has, or will have once it begins."""
+        request = self.placed()
+        if request.run_id is not None:
+            return request
+        run_id = opening.new_run_id() if request.place is None else request.place.run_id
+        return dataclasses.replace(request, run_id=run_id)
 
 
 async def open_run(request: Request[S]) -> Cursor[S] | RunResult[S]:
@@ -113,9 +126,18 @@ async def _go_on(request: Request[S], store: Store, run: Run) -> Cursor[S] | Run
 
 async def run_to_end(request: Request[S]) -> Ending[S]:
     """Open a run and drive it until it stops. The step's own errors are raised."""
-    if (scope := current_scope()) is None:
-        return await _run_to_end(request)
-    with under_way(scope):
+    with ExitStack() as stack:
+        if (scope := current_scope()) is not None:
+            stack.enter_context(under_way(scope))
+        if request.trace is not None:
+            from loomc_runner.trace import traced
+
+            request = request.named()
+            stack.enter_context(traced(opening.store_of(request.spec), str(request.run_id), request.trace))
+        if request.spec.progress if request.progress is None else request.progress:
+            from loomc_runner.progress import shown
+
+            stack.enter_context(shown())
         return await _run_to_end(request)
 
 
@@ -126,13 +148,28 @@ async def _run_to_end(request: Request[S]) -> Ending[S]:
         if isinstance(opened, RunResult):
             return hand_up(opened, stored_error(request.spec, opened))
         cursor = opened
+        tell("began", at_work(cursor))
         await drive(cursor)
     except BaseException as error:
         if cursor is not None and not cursor.stopped:  # Ctrl-C between two steps
             await pause(cursor, error)
         inform(error, cursor)
         raise
+    finally:
+        if cursor is not None:
+            tell_end(cursor)
     return conclude(cursor)
+
+
+def at_work(cursor: Cursor[Any]) -> AtWork:
+    """The run as those see it who look on."""
+    return AtWork(cursor.spec.name, cursor.ledger, cursor.history)
+
+
+def tell_end(cursor: Cursor[Any]) -> None:
+    """Tell those who look on that the run has stopped."""
+    if (verdict := cursor.verdict) is not None:
+        tell("ended", cursor.lease.run_id, verdict.status, verdict.reason or verdict.status.value)
 
 
 def conclude(cursor: Cursor[S]) -> Ending[S]:

@@ -47,6 +47,8 @@ class LoopSpec(Generic[S]):
     tags: tuple[str, ...] = ()
     retry: Retry | None = None
     migrate: Callable[[Any], Any] | None = None
+    on_step: tuple[Callable[[Any], Any], ...] = ()
+    progress: bool = False
     direction: Direction = "maximize"
     is_async: bool = False
     is_method: bool = False
@@ -118,6 +120,8 @@ def make_spec(
     cost_fn: Callable[[Any], Any] | None,
     retry: Retry | None,
     migrate: Callable[[Any], Any] | None,
+    on_step: Any,
+    progress: bool,
     name: str | None,
     tags: Sequence[str],
     names: Mapping[str, Any],
@@ -139,9 +143,12 @@ def make_spec(
         raise SpecError(f"retry={retry!r}: give Retry(...), such as Retry(attempts=3)")
     if migrate is not None and (not callable(migrate) or is_coroutine_function(migrate)):
         raise SpecError(f"migrate={migrate!r}: give a plain function of the old state as JSON that gives the new one")
+    callbacks = tuple(_as_callback(item) for item in _listed(on_step))
+    if not isinstance(progress, bool):
+        raise SpecError(f"progress={progress!r}: give True or False")
     parts = list(parts_of((detectors, strategies, on_stall)))
     is_async = is_coroutine_function(fn)
-    _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, parts, is_async=is_async)
+    _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, [*parts, *callbacks], is_async=is_async)
     return LoopSpec(
         fn=fn,
         name=_check_name(name) or f"{fn.__module__}:{fn.__qualname__}",
@@ -155,6 +162,8 @@ def make_spec(
         cost_fn=cost_fn,
         retry=retry,
         migrate=migrate,
+        on_step=callbacks,
+        progress=progress,
         tags=_check_tags(tags),
         direction=_the_direction(parts),
         is_async=is_async,
@@ -175,6 +184,8 @@ def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
         "cost_fn": spec.cost_fn,
         "retry": spec.retry,
         "migrate": spec.migrate,
+        "on_step": spec.on_step,
+        "progress": spec.progress,
         "name": spec.name,
         "tags": spec.tags,
     }
@@ -246,6 +257,13 @@ def _as_strategy(value: Any) -> Strategy:
         raise SpecError(f"backtrack={value!r}: a strategy must answer at once; make it a plain function")
     strategy: Strategy = value
     return strategy
+
+
+def _as_callback(value: Any) -> Callable[[Any], Any]:
+    if not callable(value):
+        raise SpecError(f"on_step={value!r}: give a function of the committed step, or a list of them")
+    callback: Callable[[Any], Any] = value
+    return callback
 
 
 def _check_callables(fn: Any, functions: dict[str, Any], parts: list[Any], *, is_async: bool) -> None:

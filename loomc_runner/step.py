@@ -16,6 +16,7 @@ from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecErro
 from loomc_runner.records import Charge, Done
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec
+from loomc_runner.watching import around
 
 S = TypeVar("S")
 
@@ -107,7 +108,7 @@ async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: An
 
 async def _iterate(spec: LoopSpec[S], scope: Scope, state: S, limit: float | None) -> Any:
     ledger = scope.account.ledger
-    with entered(scope):
+    with entered(scope), around(scope.lease.run_id, scope.step_n):
         try:
             if spec.is_async:
                 return await deadline.call_async(spec.fn, state, deadline=limit, left=ledger.seconds_left)
@@ -157,6 +158,7 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S]) -> Non
         _charge_expected(spec, scope)
     try:
         if spec.scorer is not None:
+            scope.purpose = "scorer"
             outcome.score = _score(spec.scorer, await ask(spec, scope, spec.scorer, outcome.state))
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
         _keep_flaw(outcome, error, scope.account.ledger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import suppress
@@ -13,11 +12,12 @@ from loomc_runner.context import current_scope, under_way
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.driver import end, flow, pause
 from loomc_runner.errors import LoomcError, SpecError
-from loomc_runner.opening import new_run_id, result_of
+from loomc_runner.opening import result_of
 from loomc_runner.records import RunResult, RunStatus, StepRecord
-from loomc_runner.running import Request, conclude, hand_up, inform, open_run, stored_error
+from loomc_runner.running import Request, at_work, conclude, hand_up, inform, open_run, stored_error, tell_end
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.store import finish
+from loomc_runner.watching import tell
 
 S = TypeVar("S")
 
@@ -33,11 +33,7 @@ class Steps(Generic[S]):
     """
 
     def __init__(self, request: Request[S]) -> None:
-        request = request.placed()
-        own_id = new_run_id() if request.place is None else request.place.run_id
-        self.run_id = own_id if request.run_id is None else request.run_id
         self.result: RunResult[S] | None = None
-        self._request = dataclasses.replace(request, run_id=self.run_id)
         self._cursor: Cursor[S] | None = None
         self._flow: AsyncGenerator[StepRecord[S]] | None = None
         self._closed = False
@@ -45,6 +41,8 @@ class Steps(Generic[S]):
             raise SpecError("stream() has nothing to run: give it a state, or the run_id of a run to go on with")
         if not request.existing and (request.budget is not None or request.force):
             raise SpecError("budget= and force= change a run that exists: give stream() its run_id and no state")
+        self._request = request.named()
+        self.run_id = str(self._request.run_id)
 
     def standing(self) -> Ledger | None:
         """What the run has used so far, while it works; None before its first step."""
@@ -69,6 +67,8 @@ class Steps(Generic[S]):
             if torn and self._cursor is not None:  # Ctrl-C between two steps
                 await pause(self._cursor, error)
             inform(error, self._cursor)
+            if self._cursor is not None and not isinstance(error, GeneratorExit):
+                tell_end(self._cursor)
             raise
         self._finish()
         raise StopAsyncIteration
@@ -79,11 +79,13 @@ class Steps(Generic[S]):
             self.result, _ = hand_up(opened, stored_error(self._request.spec, opened))
             raise StopAsyncIteration
         self._cursor = opened
+        tell("began", at_work(opened))
         return flow(opened)
 
     def _finish(self) -> None:
         if self.result is None and self._cursor is not None:
             self.result = result_of(self._cursor)
+            tell_end(self._cursor)
             conclude(self._cursor)
 
     async def _close(self) -> None:
@@ -92,6 +94,7 @@ class Steps(Generic[S]):
         self._closed = True
         if self._cursor is not None and not self._cursor.stopped:
             await end(self._cursor, PAUSED_BY_CONSUMER)
+            tell_end(self._cursor)
         if self._cursor is not None and self.result is None:
             self.result = result_of(self._cursor)
 

@@ -31,6 +31,7 @@ from loomc_runner.records import Call, CallStatus
 from loomc_runner.retry import category_of, parts_of_error
 from loomc_runner.state import Codec
 from loomc_runner.store import patiently, sleep_of
+from loomc_runner.watching import around, tell
 
 
 class Made:
@@ -126,9 +127,11 @@ class Made:
         """Execute the function, and put on record what came of it."""
         clock, value, text, error = self.scope.clock, None, None, None
         begun = clock.monotonic()
-        with metered(self.scope.lease.run_id, entry, once=self.spec.once) as meter:
+        run_id = self.scope.lease.run_id
+        with metered(run_id, entry, once=self.spec.once) as meter:
             try:
-                value = await self._within_its_time()
+                with around(run_id, entry.step_n, entry.seq):
+                    value = await self._within_its_time()
                 text = self._as_text(value)
             except Exception as caught:
                 if self._is_cut_off(caught):  # in the middle: what it has done is not known, but what it has cost
@@ -195,6 +198,7 @@ class Made:
         else:
             write(self.scope, call=entry)
         self.record.note_call(entry)
+        tell("called", self.scope.lease.run_id, entry)
 
 
 async def _sleep_as_user_code(seconds: float) -> None:

@@ -29,7 +29,19 @@ from loomc_runner.export import (
     write_object,
 )
 from loomc_runner.records import RunStatus
-from loomc_runner.report import Branch, family, find_run, inside, limits, page_runs, page_steps, printable, story
+from loomc_runner.report import (
+    Branch,
+    family,
+    find_run,
+    inside,
+    limits,
+    page_attempts,
+    page_calls,
+    page_runs,
+    page_steps,
+    printable,
+    story,
+)
 from loomc_runner.store import open_reader
 
 A_SCREENFUL = 50
@@ -105,8 +117,8 @@ def show(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
     reached, command = limits(store, found), next_command(store, found, db)
     if as_json:
         head = {"run": {**run_json(store, found), "limits": [limit_json(limit) for limit in reached], "go_on": command}}
-        steps, attempts = map(step_json, page_steps(store, found)), map(attempt_json, store.attempts(found.id))
-        calls, questions = map(call_json, store.calls(found.id)), map(question_json, store.questions(found.id))
+        steps, attempts = map(step_json, page_steps(store, found)), map(attempt_json, page_attempts(store, found))
+        calls, questions = map(call_json, page_calls(store, found)), map(question_json, store.questions(found.id))
         children = (child.id for child in store.list_runs(parent=found.id))
         lists = {"steps": steps, "attempts": attempts, "calls": calls, "questions": questions, "children": children}
         write_object(sys.stdout, head, lists)

@@ -153,16 +153,16 @@ class Store(Protocol):
         """The state after a step as JSON text; step -1 is the initial state. Raises `RunNotFound`."""
         ...
 
-    def attempts(self, run_id: str) -> Sequence[Attempt]:
-        """The failed and cut-off tries of a run, in order."""
+    def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
+        """The failed and cut-off tries of a window of steps, in order."""
         ...
 
-    def charges(self, run_id: str) -> Sequence[Charge]:
-        """The charges of a run, in order."""
+    def charges(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Charge]:
+        """The charges of a window of steps, in the order in which they were recorded."""
         ...
 
-    def calls(self, run_id: str, step_n: int | None = None) -> Sequence[Call]:
-        """The durable calls of a run, or of one step of it, in order."""
+    def calls(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Call]:
+        """The durable calls of a window of steps, in order."""
         ...
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:

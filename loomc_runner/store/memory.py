@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreError
 from loomc_runner.records import (
@@ -28,6 +28,8 @@ from loomc_runner.records import (
     no_state,
 )
 from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, ended_by
+
+R = TypeVar("R", Attempt, Call, Charge)
 
 
 class MemoryStore:
@@ -234,9 +236,10 @@ class MemoryStore:
 
     def _is_accounted_for(self, run_id: str, step_n: int) -> bool:
         """Whether all that the step ever paid was paid in calls that are done and in child runs, none of it twice."""
-        own = sum(charge.nano_usd for charge in self.charges(run_id) if charge.step_n == step_n)
-        newest = {call.key: call for call in self.calls(run_id, step_n)}.values()
-        in_calls = sum(call.nano_usd for call in self.calls(run_id, step_n) if call.status is CallStatus.DONE)
+        own = sum(charge.nano_usd for charge in self.charges(run_id, step_n, step_n + 1))
+        calls = self.calls(run_id, step_n, step_n + 1)
+        newest = {call.key: call for call in calls}.values()
+        in_calls = sum(call.nano_usd for call in calls if call.status is CallStatus.DONE)
         by_children = sum(self.subtree(run.id)[0] for run in self.list_runs(parent=run_id, parent_step=step_n))
         in_doubt = any(call.status is CallStatus.STARTED for call in newest)
         return not in_doubt and in_calls + by_children > 0 and own <= in_calls
@@ -304,21 +307,22 @@ class MemoryStore:
             except KeyError:
                 raise RunNotFound(f"run {run_id} has no step {step_n}") from None
 
-    def attempts(self, run_id: str) -> Sequence[Attempt]:
-        """The failed and cut-off tries of a run, in order."""
+    def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
+        """The failed and cut-off tries of a window of steps, in order."""
         with self._lock:
-            return sorted(self._attempts.get(run_id, []), key=lambda attempt: (attempt.step_n, attempt.attempt))
+            found = _within(self._attempts.get(run_id, []), start, stop)
+        return sorted(found, key=lambda attempt: (attempt.step_n, attempt.attempt))
 
-    def charges(self, run_id: str) -> Sequence[Charge]:
-        """The charges of a run, in order."""
+    def charges(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Charge]:
+        """The charges of a window of steps, in the order in which they were recorded."""
         with self._lock:
-            return [charge for _, charge in self._charges.get(run_id, [])]
+            return _within((charge for _, charge in self._charges.get(run_id, [])), start, stop)
 
-    def calls(self, run_id: str, step_n: int | None = None) -> Sequence[Call]:
-        """The durable calls of a run, or of one step of it, in order."""
+    def calls(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Call]:
+        """The durable calls of a window of steps, in order."""
         with self._lock:
-            calls = sorted(self._calls.get(run_id, {}).values(), key=lambda call: (call.step_n, call.seq))
-        return [call for call in calls if step_n in {None, call.step_n}]
+            found = _within(self._calls.get(run_id, {}).values(), start, stop)
+        return sorted(found, key=lambda call: (call.step_n, call.seq))
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:
         """The questions of a run and its child runs, or the open ones of all."""
@@ -341,3 +345,8 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _within(records: Iterable[R], start: int, stop: int | None) -> list[R]:
+    """The records of a window of steps."""
+    return [record for record in records if start <= record.step_n and (stop is None or record.step_n < stop)]

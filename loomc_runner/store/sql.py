@@ -73,12 +73,17 @@ INSERT_ATTEMPT = (
 )
 ATTEMPTS = (
     "SELECT step_n, attempt, error, category, nano_usd, started_at, duration FROM attempts "
-    "WHERE run_id = ? ORDER BY step_n, attempt"
+    "WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n, attempt"
 )
-CHARGES = "SELECT step_n, nano_usd, tokens, label, at, estimated FROM charges WHERE run_id = ? ORDER BY id"
+CHARGES = (
+    "SELECT step_n, nano_usd, tokens, label, at, estimated FROM charges "
+    "WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY id"
+)
 
 CALL_COLUMNS = tuple(item.name for item in fields(Call))
-CALLS = f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND step_n BETWEEN ? AND ? ORDER BY step_n, seq"
+CALLS = (
+    f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n, seq"
+)
 PUT_CALL = (
     f"INSERT INTO calls (run_id, {', '.join(CALL_COLUMNS)}) VALUES ({', '.join('?' * (len(CALL_COLUMNS) + 1))}) "
     "ON CONFLICT DO UPDATE SET status = excluded.status, result = excluded.result, error = excluded.error, "

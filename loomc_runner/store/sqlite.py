@@ -6,12 +6,13 @@ import dataclasses
 import json
 import os
 import sqlite3
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
-from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreBusy
+from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreBusy, StoreError
 from loomc_runner.records import (
     INITIAL,
     Attempt,
@@ -30,6 +31,11 @@ from loomc_runner.records import (
 from loomc_runner.store import owners, sql
 from loomc_runner.store.base import SUPERSEDED, Resumption, ended_by
 from loomc_runner.store.connection import SQLiteFile
+
+R = TypeVar("R")
+
+MANY = 2**62
+"""More steps than any run has."""
 
 
 class SQLiteStore(SQLiteFile):
@@ -236,7 +242,7 @@ class SQLiteStore(SQLiteFile):
         window = (None, 0) if by_owner else (limit, offset)
         with self._reading() as db:
             rows = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, *window)).fetchall()
-            runs = [self._as_shown(sql.run_from(row)) for row in rows]
+            runs = [self._as_shown(self._record(sql.run_from, row, row[0])) for row in rows]
         if not by_owner:
             return runs
         matching = (run for run in runs if run.status is status)
@@ -244,9 +250,7 @@ class SQLiteStore(SQLiteFile):
 
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
         """The committed steps of a window, in order."""
-        with self._reading() as db:
-            rows = db.execute(sql.STEPS, (run_id, max(start, 0), 2**62 if stop is None else stop)).fetchall()
-        return [sql.step_from(row) for row in rows]
+        return self._window(sql.STEPS, sql.step_from, run_id, max(start, 0), stop)
 
     def state(self, run_id: str, step_n: int) -> str:
         """The state after a step as JSON text."""
@@ -258,23 +262,23 @@ class SQLiteStore(SQLiteFile):
                 encoding, base_n, text = row
                 if encoding != "same":
                     return str(text)
+                if not INITIAL <= base_n < step_n:  # it would lead nowhere, or round and round
+                    raise StoreError(
+                        f"{self.path}: the state of step {step_n} of run {run_id} is damaged: base {base_n}"
+                    )
                 step_n = base_n
 
-    def attempts(self, run_id: str) -> Sequence[Attempt]:
-        """The failed and cut-off tries of a run, in order."""
-        with self._reading() as db:
-            return [sql.attempt_from(row) for row in db.execute(sql.ATTEMPTS, (run_id,)).fetchall()]
+    def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
+        """The failed and cut-off tries of a window of steps, in order."""
+        return self._window(sql.ATTEMPTS, sql.attempt_from, run_id, start, stop)
 
-    def charges(self, run_id: str) -> Sequence[Charge]:
-        """The charges of a run, in order."""
-        with self._reading() as db:
-            return [sql.charge_from(row) for row in db.execute(sql.CHARGES, (run_id,)).fetchall()]
+    def charges(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Charge]:
+        """The charges of a window of steps, in the order in which they were recorded."""
+        return self._window(sql.CHARGES, sql.charge_from, run_id, start, stop)
 
-    def calls(self, run_id: str, step_n: int | None = None) -> Sequence[Call]:
-        """The durable calls of a run, or of one step of it, in order."""
-        window = (0, 2**62) if step_n is None else (step_n, step_n)
-        with self._reading() as db:
-            return [sql.call_from(row) for row in db.execute(sql.CALLS, (run_id, *window)).fetchall()]
+    def calls(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Call]:
+        """The durable calls of a window of steps, in order."""
+        return self._window(sql.CALLS, sql.call_from, run_id, start, stop)
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:
         """The questions of a run and its child runs, or the open ones of all."""
@@ -293,11 +297,31 @@ class SQLiteStore(SQLiteFile):
             nano, tokens = db.execute(sql.SUBTREE, (run_id,)).fetchone()
         return nano, tokens
 
+    def _window(
+        self, query: str, record: Callable[[Sequence[Any]], R], run_id: str, start: int, stop: int | None
+    ) -> list[R]:
+        """The records of a window of steps."""
+        with self._reading() as db:
+            rows = db.execute(query, (run_id, start, MANY if stop is None else stop)).fetchall()
+        return [self._record(record, row, run_id) for row in rows]
+
+    def _record(self, record: Callable[[Sequence[Any]], R], row: Sequence[Any], run_id: str) -> R:
+        """A row as a record.
+
+        Raises:
+            StoreError: When it holds what no release has written.
+        """
+        try:
+            return record(row)
+        except (ValueError, TypeError, KeyError, OverflowError, zlib.error) as error:
+            problem = f"a row of run {run_id} is damaged ({type(error).__name__}: {error})"
+            raise StoreError(f"{self.path}: {problem}; loomc verify {run_id} tells more") from error
+
     def _row(self, db: sqlite3.Connection, run_id: str) -> Run:
         row = db.execute(sql.GET_RUN, (run_id,)).fetchone()
         if row is None:
             raise RunNotFound(f"there is no run {run_id} in {self.path}; loomc runs lists those there are")
-        return self._as_shown(sql.run_from(row))
+        return self._as_shown(self._record(sql.run_from, row, run_id))
 
     def _as_shown(self, run: Run) -> Run:
         if run.status is not RunStatus.RUNNING or (run.owner and owners.is_alive(self.path.parent, run.owner)):

@@ -41,7 +41,7 @@ class InsideContract:
         for call in (second, first, later, done, failed):
             store.commit(lease, inside(call=call))
         assert store.calls("r") == [done, failed, later]
-        assert (store.calls("r", 0), store.calls("r", 3), store.calls("r", 1)) == ([done, failed], [later], [])
+        assert (store.calls("r", 0, 1), store.calls("r", 3), store.calls("r", 1, 3)) == ([done, failed], [later], [])
         assert (store.calls("no"), store.get_run("r").in_flight) == ([], 0)
 
     def test_a_call_and_its_charges_are_stored_together(self, store: Store) -> None:

@@ -156,12 +156,25 @@ def test_help_is_for_everybody(here, tmp_path):
 
 
 def test_a_damaged_row_is_one_line_too(here, workshop):
-    """What nobody thought of ends like everything else; Python's development mode shows where it came from."""
+    """A row that no release has written is told with its run, and with the command that tells more."""
     with closing(sqlite3.connect(workshop / ".loomc/checkpoints.db")) as db:
         db.execute("UPDATE runs SET status = 'painted\x1b' WHERE id = 'climb'")
         db.commit()
     outcome = here(workshop, "show", "climb")
-    assert_refused(outcome, 1, r"ValueError: 'painted\x1b' is not a valid RunStatus (PYTHONDEVMODE=1 shows where")
+    assert_refused(outcome, 1, "")
+    assert r"a row of run climb is damaged (ValueError: 'painted\x1b' is not a valid RunStatus)" in outcome.err
+    assert outcome.err.endswith("; loomc verify climb tells more\n")
+
+
+def test_what_nobody_thought_of_is_one_line_too(here, workshop):
+    """It ends like everything else; Python's development mode shows where it came from."""
+    with closing(sqlite3.connect(workshop / ".loomc/checkpoints.db")) as db:
+        db.execute("UPDATE steps SET state_blob = '{\x1b' WHERE run_id = 'climb' AND step_n = -1")
+        db.commit()
+    outcome = here(workshop, "export", "climb")
+    assert outcome.status == 1
+    assert outcome.err.startswith("loomc: JSONDecodeError: ")
+    assert outcome.err.endswith("(PYTHONDEVMODE=1 shows where it came from)\n")
 
 
 def test_a_long_message_keeps_its_end(here, workshop):

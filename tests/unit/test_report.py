@@ -11,7 +11,6 @@ from loomc_runner import BestScore, Budget, Done, Escalate, LastGood, spend, tar
 from loomc_runner.errors import RunNotFound
 from loomc_runner.records import Run, RunStatus
 from loomc_runner.report import (
-    WINDOW,
     Limit,
     command_to_go_on,
     dollars,
@@ -23,6 +22,7 @@ from loomc_runner.report import (
     reason,
     story,
 )
+from loomc_runner.report.pages import WINDOW
 from loomc_runner.store.memory import MemoryStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,0 +1,28 @@
+"""What a run came to: records in, plain data out. Reads only, and imports no user code."""
+
+from loomc_runner.report.limits import Limit, limits
+from loomc_runner.report.pages import page_attempts, page_calls, page_charges, page_runs, page_steps
+from loomc_runner.report.runs import Branch, command_to_go_on, family, find_run, initial_state, inside, reason
+from loomc_runner.report.story import Line, story
+from loomc_runner.report.words import dollars, printable
+
+__all__ = [
+    "Branch",
+    "Limit",
+    "Line",
+    "command_to_go_on",
+    "dollars",
+    "family",
+    "find_run",
+    "initial_state",
+    "inside",
+    "limits",
+    "page_attempts",
+    "page_calls",
+    "page_charges",
+    "page_runs",
+    "page_steps",
+    "printable",
+    "reason",
+    "story",
+]

@@ -1,0 +1,28 @@
+"""How values are said to a person."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def printable(text: str) -> str:
+    """The text with control characters written out, so that it is one line and nothing in it steers a terminal.
+
+    Control, format (bidirectional ones too), private and unassigned characters and line separators become
+    escapes as Python writes them; what can be seen, and any kind of space, stays.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if _is_harmless(char) else ascii(char)[1:-1] for char in text)
+
+
+def _is_harmless(char: str) -> bool:
+    return char.isprintable() or unicodedata.category(char) == "Zs"
+
+
+def dollars(usd: float) -> str:
+    """Money as a person reads it: two decimals, or up to four where they say something."""
+    if 0 < usd < 0.0001:
+        return "<$0.0001"
+    whole, _, cents = f"{usd:.4f}".partition(".")
+    return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"

@@ -1,0 +1,1 @@
+"""Pages of runs: what they did, as a tree, for a browser."""
