@@ -167,9 +167,36 @@ async def _commit(
         if known != (step.nano_usd, step.tokens, step.decision):
             step = dataclasses.replace(step, nano_usd=known[0], tokens=known[1], decision=known[2])
             cursor.history.replace_newest(step)
-    elapsed, journal = ledger.elapsed, scope.journal
+    change = _change(cursor, scope, outcome, step, verdict, pending, cost)
+    cursor.unstored, warned = change, UNPRICED in cursor.notes
+    control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
+    del scope.pending[: len(pending)]
+    cursor.worked, cursor.record, cursor.unstored = cursor.worked + change.worked, step, None
+    cursor.tried, cursor.delay = 0 if verdict.delay is None else cursor.tried + 1, verdict.delay
+    cursor.journal = None if verdict.delay is None else scope.journal
+    cursor.notes = change.notes or cursor.notes
+    if change.attempt is not None:
+        tell("failed", cursor.lease.run_id, change.attempt, verdict.delay)
+    _move(cursor, outcome, verdict)
+    if UNPRICED in cursor.notes and not warned:
+        message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="
+        warnings.warn(message, LoomcWarning, stacklevel=2)
+    return control
+
+
+def _change(
+    cursor: Cursor[S],
+    scope: Scope,
+    outcome: Outcome[S],
+    step: StepRecord[S] | None,
+    verdict: Verdict,
+    pending: tuple[Charge, ...],
+    cost: int,
+) -> Transition:
+    """All that a try of a step changes in its run."""
+    ledger, journal = cursor.ledger, scope.journal
     over = journal is not None and (step is not None or scope.left is not None)
-    change = Transition(
+    return Transition(
         at=cursor.spec.clock.now() if step is None else step.timestamp,
         step=step,
         state=outcome.text,
@@ -181,26 +208,12 @@ async def _commit(
         stop_reason=verdict.reason,
         in_flight=cursor.step_n if cursor.account else None,
         reserved_nano=cursor.account.reserved if cursor.account else 0,
-        worked=elapsed - cursor.worked,
+        worked=ledger.elapsed - cursor.worked,
         best_step=step.best_n if step else None,
         dearest_nano=ledger.dearest,
         result=outcome.result,
         notes=_notes(cursor, scope, outcome, step),
     )
-    cursor.unstored, warned = change, UNPRICED in cursor.notes
-    control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
-    del scope.pending[: len(pending)]
-    cursor.worked, cursor.record, cursor.unstored = elapsed, step, None
-    cursor.tried, cursor.delay = 0 if verdict.delay is None else cursor.tried + 1, verdict.delay
-    cursor.journal = None if verdict.delay is None else journal
-    cursor.notes = change.notes or cursor.notes
-    if change.attempt is not None:
-        tell("failed", cursor.lease.run_id, change.attempt, verdict.delay)
-    _move(cursor, outcome, verdict)
-    if UNPRICED in cursor.notes and not warned:
-        message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="
-        warnings.warn(message, LoomcWarning, stacklevel=2)
-    return control
 
 
 def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:

@@ -132,20 +132,11 @@ def make_spec(
         SpecError: For the first option that cannot work, naming its value.
     """
     is_method = _check_function(fn)
-    if budget is not None and not isinstance(budget, Budget):
-        raise SpecError(f"budget={budget!r}: give a Budget, such as Budget(usd=2.00, iterations=15)")
+    _check_types(budget, on_stall, retry, migrate, progress=progress)
     check_checkpoint(checkpoint)
     detectors = tuple(as_detector(item) for item in _listed(converge_on))
     strategies = tuple(_as_strategy(item) for item in _listed(backtrack))
-    if on_stall is not None and not isinstance(on_stall, Escalate):
-        raise SpecError(f"on_stall={on_stall!r}: give Escalate(after=5)")
-    if retry is not None and not isinstance(retry, Retry):
-        raise SpecError(f"retry={retry!r}: give Retry(...), such as Retry(attempts=3)")
-    if migrate is not None and (not callable(migrate) or is_coroutine_function(migrate)):
-        raise SpecError(f"migrate={migrate!r}: give a plain function of the old state as JSON that gives the new one")
     callbacks = tuple(_as_callback(item) for item in _listed(on_step))
-    if not isinstance(progress, bool):
-        raise SpecError(f"progress={progress!r}: give True or False")
     parts = list(parts_of((detectors, strategies, on_stall)))
     is_async = is_coroutine_function(fn)
     _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, [*parts, *callbacks], is_async=is_async)
@@ -170,6 +161,19 @@ def make_spec(
         is_method=is_method,
         names=names,
     )
+
+
+def _check_types(budget: Any, on_stall: Any, retry: Any, migrate: Any, *, progress: Any) -> None:
+    if budget is not None and not isinstance(budget, Budget):
+        raise SpecError(f"budget={budget!r}: give a Budget, such as Budget(usd=2.00, iterations=15)")
+    if on_stall is not None and not isinstance(on_stall, Escalate):
+        raise SpecError(f"on_stall={on_stall!r}: give Escalate(after=5)")
+    if retry is not None and not isinstance(retry, Retry):
+        raise SpecError(f"retry={retry!r}: give Retry(...), such as Retry(attempts=3)")
+    if migrate is not None and (not callable(migrate) or is_coroutine_function(migrate)):
+        raise SpecError(f"migrate={migrate!r}: give a plain function of the old state as JSON that gives the new one")
+    if not isinstance(progress, bool):
+        raise SpecError(f"progress={progress!r}: give True or False")
 
 
 def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:

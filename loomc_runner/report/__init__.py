@@ -1,5 +1,6 @@
 """What a run came to: records in, plain data out. Reads only, and imports no user code."""
 
+from loomc_runner.report.direction import direction_of
 from loomc_runner.report.limits import Limit, limits
 from loomc_runner.report.pages import page_attempts, page_calls, page_charges, page_runs, page_steps
 from loomc_runner.report.runs import Branch, command_to_go_on, family, find_run, initial_state, inside, reason
@@ -11,6 +12,7 @@ __all__ = [
     "Limit",
     "Line",
     "command_to_go_on",
+    "direction_of",
     "dollars",
     "family",
     "find_run",
