@@ -136,6 +136,12 @@ class StepRecord(Generic[S]):
         return self.nano_usd is not None
 
     @property
+    def restored_n(self) -> int | None:
+        """The step that was gone back to after this one; None where it simply went on."""
+        word, _, number = (self.decision or "").partition(" ")
+        return int(number) if word == "restore" else None
+
+    @property
     def state(self) -> S:
         """The state after the step, a fresh copy each time."""
         return self.read_state(self.step_n)

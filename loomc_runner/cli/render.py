@@ -94,48 +94,43 @@ STORY = (
 
 def show_runs(screen: Screen, runs: Iterable[tuple[Branch, int]]) -> int:
     """A table of runs, each with its nano-dollars; the number of rows."""
-    return _table(screen, RUNS, (_run_row(branch, nano) for branch, nano in runs))
+    return table(screen, RUNS, (_run_row(branch, nano) for branch, nano in runs))
 
 
 def show_family(screen: Screen, runs: Iterable[tuple[Branch, int]]) -> None:
     """A table of the child runs of a run, down to the last; of very many the first."""
     rows = [_run_row(branch, nano) for branch, nano in runs]
-    if _table(screen, CHILDREN, iter(rows[:MOST_BRANCHES])):
-        _write([*(["... (loomc runs --tree shows all)"] if len(rows) > MOST_BRANCHES else []), ""])
+    if table(screen, CHILDREN, iter(rows[:MOST_BRANCHES])):
+        write([*(["... (loomc runs --tree shows all)"] if len(rows) > MOST_BRANCHES else []), ""])
 
 
 def show_questions(screen: Screen, questions: Iterable[Question]) -> int:
     """A table of open questions; the number of rows."""
-    return _table(screen, QUESTIONS, map(_question_row, questions))
-
-
-def show_facts(screen: Screen, facts: Iterable[tuple[str, str]]) -> None:
-    """Names and values below each other."""
-    _facts(screen, facts)
+    return table(screen, QUESTIONS, map(_question_row, questions))
 
 
 def show_head(screen: Screen, run: Run) -> None:
     """What a run is, above its steps."""
     status = screen.paint(run.status.value, COLOURS[run.status])
-    _write([f"run {screen.paint(printable(run.id), 'bold')}  {status}"])
+    write([f"run {screen.paint(printable(run.id), 'bold')}  {status}"])
     origin, _, step = (run.forked_from or "").rpartition(":")
     facts = {
         "loop": (run.loop or "not named by loomc 0.3.0") + (f" in {run.source}" if run.source else ""),
-        "created": _moment(run.created_at),
-        "updated": _moment(run.updated_at) + (f", resumed {_times(run.resumes)}" if run.resumes else ""),
+        "created": moment(run.created_at),
+        "updated": moment(run.updated_at) + (f", resumed {_times(run.resumes)}" if run.resumes else ""),
         "child of": f"{run.parent_run_id}, step {run.parent_step}" if run.parent_run_id else "",
         "forked from": f"{origin}, " + ("its initial state" if step == "-1" else f"step {step}") if origin else "",
         "tags": ", ".join(run.tags),
     }
-    _facts(screen, facts.items())
+    show_facts(screen, facts.items())
 
 
 def show_story(screen: Screen, lines: Iterable[Line]) -> None:
     """A table of the steps and failed tries of a run."""
-    _write([""])
-    if not _table(screen, STORY, map(_story_row, lines)):
-        _write(["no step was taken yet"])
-    _write([""])
+    write([""])
+    if not table(screen, STORY, map(_story_row, lines)):
+        write(["no step was taken yet"])
+    write([""])
 
 
 def show_end(
@@ -157,7 +152,7 @@ def show_end(
         *(("note", note) for note in run.notes),
         ("go on", command or ""),
     ]
-    _facts(screen, facts)
+    show_facts(screen, facts)
 
 
 def _run_row(branch: Branch, nano: int) -> tuple[Cell, ...]:
@@ -166,19 +161,19 @@ def _run_row(branch: Branch, nano: int) -> tuple[Cell, ...]:
         Cell(indent + printable(run.id)),
         Cell(run.status.value, COLOURS[run.status]),
         Cell(str(run.steps)),
-        Cell(_money(nano / NANO)),
-        Cell(_when(run.created_at)),
+        Cell(money(nano / NANO)),
+        Cell(when(run.created_at)),
         Cell(printable(run.loop or "(loomc 0.3.0)")),
         Cell(printable(reason(run))),
     )
 
 
 def _question_row(question: Question) -> tuple[Cell, ...]:
-    until = "" if question.expires_at is None else _when(question.expires_at)
+    until = "" if question.expires_at is None else when(question.expires_at)
     return (
         Cell(printable(question.run_id)),
         Cell(question.number),
-        Cell(_when(question.asked_at)),
+        Cell(when(question.asked_at)),
         Cell(until),
         Cell(printable(question.prompt)),
     )
@@ -188,26 +183,26 @@ def _story_row(line: Line) -> tuple[Cell, ...]:
     words = [*line.marks, *([f"✘ {line.error}"] if line.error else [])]
     return (
         Cell(str(line.step_n)),
-        Cell("" if line.cost_usd is None else _money(line.cost_usd)),
-        Cell(_money(line.total_usd)),
+        Cell("" if line.cost_usd is None else money(line.cost_usd)),
+        Cell(money(line.total_usd)),
         Cell("" if line.score is None else f"{line.score:.6g}"),
         Cell("" if line.duration is None else format_duration(line.duration)),
         Cell(printable("  ".join(words)), "red" if line.error else ""),
     )
 
 
-def _money(usd: float) -> str:
+def money(usd: float) -> str:
     """Money for a column, where the points stand below each other."""
     return dollars(usd) if 0 < usd < 0.0001 else f"${usd:.4f}"
 
 
-def _when(at: datetime) -> str:
+def when(at: datetime) -> str:
     """A local time as `ls` writes it."""
     local = at.astimezone()
     return f"{local:%b %d %H:%M}" if local.year == time.localtime().tm_year else f"{local:%Y-%m-%d}"
 
 
-def _moment(at: datetime) -> str:
+def moment(at: datetime) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
@@ -215,7 +210,7 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _table(screen: Screen, columns: Sequence[Column], rows: Iterable[tuple[Cell, ...]]) -> int:
+def table(screen: Screen, columns: Sequence[Column], rows: Iterable[tuple[Cell, ...]]) -> int:
     """Write rows under their columns; each page is as wide as it needs to be, and never less than the one before."""
     widths, count = [len(column.name) for column in columns], 0
     source = iter(rows)
@@ -223,7 +218,7 @@ def _table(screen: Screen, columns: Sequence[Column], rows: Iterable[tuple[Cell,
         widths = [max(old, *(_width(row[i].text) for row in page)) for i, old in enumerate(widths)]
         shown = _fit(columns, widths, screen.width)
         header = [tuple(Cell(column.name, "bold") for column in columns)] if not count else []
-        _write(_row(screen, columns, shown, row) for row in (*header, *page))
+        write(_row(screen, columns, shown, row) for row in (*header, *page))
         count += len(page)
     return count
 
@@ -249,12 +244,12 @@ def _row(screen: Screen, columns: Sequence[Column], widths: Sequence[int], row: 
     return "  ".join(fields).rstrip()
 
 
-def _facts(screen: Screen, facts: Iterable[tuple[str, str]]) -> None:
+def show_facts(screen: Screen, facts: Iterable[tuple[str, str]]) -> None:
     """Names and values below each other; a long value is wrapped, and a very long one ends early."""
     for name, value in facts:
         if value:
             first, *others = _wrapped(screen, printable(value))
-            _write([screen.paint(f"{name:<{INDENT}}", "dim") + first, *(" " * INDENT + line for line in others)])
+            write([screen.paint(f"{name:<{INDENT}}", "dim") + first, *(" " * INDENT + line for line in others)])
 
 
 def _wrapped(screen: Screen, text: str) -> list[str]:
@@ -283,6 +278,6 @@ def _cut(text: str, width: int, *, tail: bool) -> str:
     return f"…{text}" if tail else f"{text}…"
 
 
-def _write(lines: Iterable[str]) -> None:
+def write(lines: Iterable[str]) -> None:
     """Print lines, and let them be seen at once."""
     print("\n".join(lines), flush=True)

@@ -22,7 +22,8 @@ class Line:
     """One line of a run's story: a committed step, a try that did not become one, or the step that is under way.
 
     `cost_usd` is None when nobody recorded a cost, `duration` when nobody took the time. `total_usd` is what the run
-    had spent after it, child runs included. `marks` are words such as `↩ from step 2`.
+    had spent after it, child runs included. `marks` are words such as `↩ from step 2`. Only a step is
+    `committed`.
     """
 
     step_n: int
@@ -32,6 +33,7 @@ class Line:
     duration: float | None
     marks: tuple[str, ...]
     error: str | None
+    committed: bool = False
 
 
 def story(store: Store, run: Run) -> Iterator[Line]:
@@ -65,7 +67,8 @@ def _committed(run: Run, step: StepRecord[Any], total: int, previous: int, *, un
     if step.step_n == run.steps - 1 and run.status is RunStatus.COMPLETED:
         marks.append(ENDS.get((run.stop_reason or "").partition(":")[0], "✔ completed"))
     cost = step.cost_usd if step.priced else None
-    return Line(step.step_n, cost, total / NANO, step.score, step.duration or None, tuple(marks), step.error)
+    took = step.duration or None
+    return Line(step.step_n, cost, total / NANO, step.score, took, tuple(marks), step.error, committed=True)
 
 
 def _failed_try(attempt: Attempt, total: int) -> Line:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from loomc_runner.errors import SpecError
 from loomc_runner.store.base import (
+    ENDED,
     MOST_TRIES,
     Resumption,
     Store,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from loomc_runner.store.sqlite import SQLiteStore
 
 __all__ = [
+    "ENDED",
     "MOST_TRIES",
     "Resumption",
     "Store",
