@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any, TextIO
 
@@ -197,6 +199,17 @@ def tree_json(store: Store, run: Run) -> dict[str, Any]:
     return {**run_json(store, run), "children": children}
 
 
+def plain(value: Any) -> Any:
+    """A report as plain JSON: each record an object with the names of its fields as keys."""
+    if isinstance(value, tuple(RECORDS)):
+        return RECORDS[type(value)](value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    return value.isoformat() if isinstance(value, datetime) else value
+
+
 def limit_json(limit: Limit) -> dict[str, Any]:
     """A limit as plain JSON with stable keys."""
     return {"name": limit.name, "used": limit.used, "limit": limit.limit, "left": limit.left}
@@ -222,3 +235,14 @@ def _steps(store: Store, run: Run) -> Iterator[dict[str, Any]]:
 def _initial_state(store: Store, run: Run) -> Any:
     text = initial_state(store, run)
     return None if text is None else json.loads(text)
+
+
+RECORDS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    Attempt: attempt_json,
+    BreakerChange: breaker_json,
+    Call: call_json,
+    Limit: limit_json,
+    Question: question_json,
+    StepRecord: step_json,
+}
+"""Records that have their own form as JSON."""

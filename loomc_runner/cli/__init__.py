@@ -11,8 +11,11 @@ from typing import TextIO
 import typer
 
 from loomc_runner.cli import commands as commands
+from loomc_runner.cli import looking as looking
 from loomc_runner.cli import people as people
 from loomc_runner.cli import recovering as recovering
+from loomc_runner.cli import telling as telling
+from loomc_runner.cli import whatif as whatif
 from loomc_runner.cli.app import app
 from loomc_runner.errors import LoomcError, LoomcWarning
 from loomc_runner.report import printable

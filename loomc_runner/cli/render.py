@@ -203,6 +203,7 @@ def when(at: datetime) -> str:
 
 
 def moment(at: datetime) -> str:
+    """A local time to the second, with its zone."""
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
@@ -273,6 +274,7 @@ def _width(text: str) -> int:
 def _cut(text: str, width: int, *, tail: bool) -> str:
     if _width(text) <= width:
         return text
+    text = text[-4 * width :] if tail else text[: 4 * width]  # it may be a megabyte
     while _width(text) > width - 1:
         text = text[1:] if tail else text[:-1]
     return f"…{text}" if tail else f"{text}…"

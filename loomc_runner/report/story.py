@@ -36,11 +36,14 @@ class Line:
     committed: bool = False
 
 
-def story(store: Store, run: Run) -> Iterator[Line]:
-    """The run line by line: its steps in order, each after the tries of it that failed; then what is under way."""
-    attempts, total, previous = page_attempts(store, run), 0, INITIAL
+def story(store: Store, run: Run, start: int = 0) -> Iterator[Line]:
+    """The run line by line: its steps in order, each after the tries of it that failed; then what is under way.
+
+    With a `start` it begins at that step, and so do the totals.
+    """
+    attempts, total, previous = page_attempts(store, run, start), 0, start - 1 if start else INITIAL
     tried, capped = next(attempts, None), _is_dollar_capped(store, run)
-    for step in page_steps(store, run):
+    for step in page_steps(store, run, start):
         while tried is not None and tried.step_n <= step.step_n:
             total += tried.nano_usd
             yield _failed_try(tried, total)

@@ -117,7 +117,7 @@ class SQLiteFile:
             return _nothing(self.path)
         if self._writable and not self.path.parent.exists():
             _make_folder(self.path.parent)
-        db = _connect(self.path, "rwc" if self._writable else self._reader_mode())
+        db = connect(self.path, "rwc" if self._writable else reader_mode(self.path))
         try:
             if self._writable:
                 db.execute("PRAGMA synchronous = FULL")
@@ -131,29 +131,6 @@ class SQLiteFile:
             db.close()
             raise
         return db
-
-    def _reader_mode(self) -> str:
-        if not self.path.exists():
-            raise RunNotFound(
-                f"there is no database at {self.path}; a first run makes it; LOOMC_DB or --db name another"
-            )
-        if os.access(self.path, os.W_OK) and os.access(self.path.parent, os.W_OK):
-            return "rw"  # reading a database with a log takes files beside it, which go when it is closed
-        for suffix in ("-wal", "-journal"):
-            log = self.path.with_name(self.path.name + suffix)
-            if log.exists() and log.stat().st_size:
-                raise StoreError(f"{self.path} is read-only and has unmerged changes; copy its folder to read it")
-        return "ro&immutable=1"
-
-    def in_words(self, error: sqlite3.Error | OSError) -> Exception:
-        """The error as users should read it."""
-        if isinstance(error, OSError):
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            hint = FULL if full else f"{error}; check the folder, or name another place with LOOMC_DB or --db"
-            return StoreError(f"{self.path}: {hint}")
-        if _code(error) in BUSY:
-            return StoreBusy(f"{self.path} is locked by another program")
-        return StoreError(f"{self.path}: {HINTS.get(_code(error), error)}")
 
 
 class _Use:
@@ -174,13 +151,13 @@ class _Use:
         except BaseException as error:
             self._file.lock.release()
             if isinstance(error, sqlite3.Error | OSError):
-                raise self._file.in_words(error) from error
+                raise in_words(self._file.path, error) from error
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         self._file.lock.release()
         if isinstance(error, sqlite3.Error | OSError):
-            raise self._file.in_words(error) from error
+            raise in_words(self._file.path, error) from error
 
 
 class _Writing:
@@ -210,13 +187,43 @@ class _Writing:
         self._use.__exit__(kind, error, None)
 
 
-def _code(error: sqlite3.Error) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes carry the primary one in the low byte
+def reader_mode(path: Path) -> str:
+    """How SQLite opens a file to read it, so that nothing is left beside it.
+
+    Raises:
+        RunNotFound: When there is no such file.
+        StoreError: When it lies in a read-only folder together with a log, which cannot be merged there.
+    """
+    if not path.exists():
+        raise RunNotFound(f"there is no database at {path}; a first run makes it; LOOMC_DB or --db name another")
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return "rw"  # reading a database with a log takes files beside it, which go when it is closed
+    for suffix in ("-wal", "-journal"):
+        log = path.with_name(path.name + suffix)
+        if log.exists() and log.stat().st_size:
+            raise StoreError(f"{path} is read-only and has unmerged changes; copy its folder to read it")
+    return "ro&immutable=1"
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """A connection to the file that waits for nobody and begins no transaction by itself."""
     uri = f"{path.as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False)
+
+
+def in_words(path: Path, error: sqlite3.Error | OSError) -> StoreError:
+    """An error with the file as users should read it."""
+    if isinstance(error, OSError):
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        hint = FULL if full else f"{error}; check the folder, or name another place with LOOMC_DB or --db"
+        return StoreError(f"{path}: {hint}")
+    if _code(error) in BUSY:
+        return StoreBusy(f"{path} is locked by another program")
+    return StoreError(f"{path}: {HINTS.get(_code(error), error)}")
+
+
+def _code(error: sqlite3.Error) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF  # the extended codes carry the primary one in the low byte
 
 
 def _nothing(path: Path) -> sqlite3.Connection:

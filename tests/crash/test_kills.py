@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from killing import FORK, KILLED, Death, live
+from killing import FORK, KILLED, Death, assert_records_are_whole, live
 from refiners import KINDS, UNDISTURBED, Losses, committed, one_life, one_traced_life
 
 from loomc_runner.errors import LoomcError, RunNotFound
@@ -30,10 +30,11 @@ DEATHS = [
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """One database for all runs of the module: in memory where there is room, since no power fails here."""
+    """One database for all runs of the module, whole at the end; in memory where there is room: no power fails here."""
     shm = Path("/dev/shm")
     folder = tempfile.mkdtemp(dir=shm if shm.is_dir() else None)
     yield f"{folder}/checkpoints.db"
+    assert_records_are_whole(f"{folder}/checkpoints.db")
     shutil.rmtree(folder)
 
 

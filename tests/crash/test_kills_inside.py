@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import KILLED, Death, Fuse, live
+from killing import KILLED, Death, Fuse, assert_records_are_whole, live
 from toolers import Ledge, a_tree, go_on, grow_on, on_record, through_the_gate, workers
 
 from loomc_runner.errors import RunNotFound
@@ -57,10 +57,11 @@ DEATHS = [
 
 @pytest.fixture(scope="module")
 def database() -> Iterator[str]:
-    """One database for all runs of the module: in memory where there is room, since no power fails here."""
+    """One database for all runs of the module, whole at the end; in memory where there is room: no power fails here."""
     shm = Path("/dev/shm")
     folder = tempfile.mkdtemp(dir=shm if shm.is_dir() else None)
     yield f"{folder}/checkpoints.db"
+    assert_records_are_whole(f"{folder}/checkpoints.db")
     shutil.rmtree(folder)
 
 
