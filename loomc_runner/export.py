@@ -31,14 +31,14 @@ def write_json(store: Store, run: Run, out: TextIO) -> None:
     That is `attempts`, `calls`, `questions`, `charges`, `breakers` and `children`.
     """
     head = {"format": FORMAT, "run": run_json(store, run), "initial_state": _initial_state(store, run)}
-    write_object(out, head, _lists(store, run))
+    write_object(out, head, lists_of(store, run))
 
 
 def write_jsonl(store: Store, run: Run, out: TextIO) -> None:
     """One JSON object a line: the run first, then each step, attempt and so on, named by `type`."""
     head = {"type": "run", "format": FORMAT, **run_json(store, run), "initial_state": _initial_state(store, run)}
     out.write(json.dumps(head) + "\n")
-    for name, items in _lists(store, run).items():
+    for name, items in lists_of(store, run).items():
         kind = "child" if name == "children" else name.removesuffix("s")
         rows = (item if isinstance(item, dict) else {"id": item} for item in items)
         out.writelines(json.dumps({"type": kind, **row}) + "\n" for row in rows)
@@ -215,7 +215,8 @@ def limit_json(limit: Limit) -> dict[str, Any]:
     return {"name": limit.name, "used": limit.used, "limit": limit.limit, "left": limit.left}
 
 
-def _lists(store: Store, run: Run) -> dict[str, Iterable[Any]]:
+def lists_of(store: Store, run: Run) -> dict[str, Iterable[Any]]:
+    """What happened in a run as lists of plain JSON, read as they are written; steps come with their states."""
     return {
         "steps": _steps(store, run),
         "attempts": map(attempt_json, page_attempts(store, run)),

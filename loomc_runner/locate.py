@@ -46,7 +46,7 @@ def loop_named(target: str, run: Run) -> Handle:
         LoopNotFound: When there is no such module, file or loop.
         RunMismatch: When the run says itself that it belongs to another loop, and that one is there.
     """
-    handle = _load(target)
+    handle = loop_at(target)
     if handle.spec.owns(run):
         return handle
     try:
@@ -56,7 +56,12 @@ def loop_named(target: str, run: Run) -> Handle:
     raise RunMismatch(f"run {run.id} belongs to {own.spec.name}, not to {handle.spec.name}; loomc resume {run.id}")
 
 
-def _load(target: str) -> Handle:
+def loop_at(target: str) -> Handle:
+    """The loop that somebody names as `module:loop` or `file.py:loop`.
+
+    Raises:
+        LoopNotFound: When there is no such module, file or loop.
+    """
     place, _, qualname = target.rpartition(":")
     if not place or not qualname:
         raise LoopNotFound(f"{target!r} names no loop; write module:loop or file.py:loop")

@@ -121,6 +121,19 @@ class Codec(Generic[S]):
                 ) from error
         return self._migrated(text, self.migrate)
 
+    def parse(self, text: str) -> S:
+        """The state that somebody has written as JSON.
+
+        Raises:
+            StateError: When the text does not fit the declared type, naming the field.
+        """
+        import pydantic_core
+
+        try:
+            return self.adapter.validate_json(text, by_name=True, by_alias=False)
+        except pydantic_core.ValidationError as error:
+            raise StateError(f"this is no {self.name}: {_first_of(error)}") from error
+
     def _migrated(self, text: str, migrate: Callable[[Any], Any]) -> S:
         import pydantic_core
 

@@ -13,15 +13,13 @@ import typer
 from loomc_runner import __version__
 from loomc_runner.budget import Budget
 from loomc_runner.cli import render
-from loomc_runner.cli.app import AsJson, Database, RunId, app
+from loomc_runner.cli.app import AsJson, Database, Offset, RunId, app
 from loomc_runner.cli.database import next_command, option_of, path_of, url_of
 from loomc_runner.errors import SpecError
 from loomc_runner.export import (
     WRITERS,
-    attempt_json,
-    call_json,
     limit_json,
-    question_json,
+    lists_of,
     run_json,
     step_json,
     tree_json,
@@ -35,8 +33,6 @@ from loomc_runner.report import (
     find_run,
     inside,
     limits,
-    page_attempts,
-    page_calls,
     page_runs,
     page_steps,
     printable,
@@ -107,25 +103,36 @@ def runs(
 
 
 @app.command()
-def show(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
+def show(
+    run: RunId,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Live, from another process: tell new steps until the run has ended.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="At most so many steps and failed tries; 0 for all.", min=0)] = 0,
+    offset: Offset = 0,
+    as_json: AsJson = False,
+    db: Database = None,
+) -> None:
     """Show a run: every step, why it stopped, and how to go on.
 
     Below the steps stand what was spent, what is left of the budget, and the command that goes on with the run.
     """
     store = open_reader(db)
     found = find_run(store, run)
+    if follow:  # leaves with a status of its own
+        from loomc_runner.cli.following import follow as follow_run
+
+        follow_run(db, found, as_json=as_json)
     reached, command = limits(store, found), next_command(store, found, db)
     if as_json:
         head = {"run": {**run_json(store, found), "limits": [limit_json(limit) for limit in reached], "go_on": command}}
-        steps, attempts = map(step_json, page_steps(store, found)), map(attempt_json, page_attempts(store, found))
-        calls, questions = map(call_json, page_calls(store, found)), map(question_json, store.questions(found.id))
-        children = (child.id for child in store.list_runs(parent=found.id))
-        lists = {"steps": steps, "attempts": attempts, "calls": calls, "questions": questions, "children": children}
+        steps = islice(map(step_json, page_steps(store, found, offset)), limit or None)
+        lists = {**lists_of(store, found), "steps": steps}  # without their states
         write_object(sys.stdout, head, lists)
         return
     screen = render.Screen.of_stdout()
     render.show_head(screen, found)
-    render.show_story(screen, story(store, found))
+    render.show_story(screen, islice(story(store, found), offset, offset + limit if limit else None))
     branches = islice(family(store, found), 1, render.MOST_BRANCHES + 2)
     render.show_family(screen, ((branch, store.subtree(branch.run.id)[0]) for branch in branches))
     render.show_end(screen, found, reached, store.subtree(found.id)[0], inside(store, found), command)
@@ -148,6 +155,9 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Go on also with a stalled or cancelled run, or one that gets no further.")
     ] = False,
+    trace: Annotated[
+        str | None, typer.Option(help="Write an HTML page of the run there when it stops.", show_default=False)
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only tell what would happen.")] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error of the loop came from.")] = False,
     as_json: AsJson = False,
@@ -158,6 +168,7 @@ def resume(
     Its loop is imported from where it was defined. What was spent stays spent; a new limit is a new total.
     """
     from loomc_runner.cli.resuming import go_on
+    from loomc_runner.cli.working import Manner
 
     limits_named = any(limit is not None for limit in (usd, iterations, tokens, wall_clock))
     budget = Budget(usd=usd, iterations=iterations, tokens=tokens, wall_clock=wall_clock) if limits_named else None
@@ -167,7 +178,7 @@ def resume(
 
         show_plan(db, found, target, budget, force=force, as_json=as_json)
         return
-    go_on(db, found, target, budget, force=force, traceback=traceback, as_json=as_json)
+    go_on(db, found, target, budget, Manner(trace, traceback, as_json), force=force)
 
 
 @app.command()

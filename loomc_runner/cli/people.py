@@ -47,8 +47,9 @@ def questions(
         print(f"no open questions in {printable(path_of(db))}")
         return
     there = option_of(db)
-    verbs = ", ".join(f"loomc {verb} --by YOU{there}" for verb in ("approve RUN", "deny RUN", "answer RUN JSON"))
-    print(f"{verbs}; then: loomc resume RUN{there}")
+    verbs = [f"loomc {verb} --by YOU{there}" for verb in ("approve RUN", "deny RUN", "answer RUN JSON")]
+    facts = [("" if index else "answer with", verb) for index, verb in enumerate(verbs)]
+    render.show_facts(screen, [*facts, ("then", f"loomc resume RUN{there}")])
 
 
 @app.command()

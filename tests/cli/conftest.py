@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +120,36 @@ def started() -> Callable[..., subprocess.Popen[str]]:
         return subprocess.Popen([LOOMC, *args], cwd=folder, env=environment(**env), stdout=pipe, stderr=pipe, text=True)
 
     return start
+
+
+@pytest.fixture
+def on_terminal() -> Callable[..., str]:
+    """Run the command, or another program, on a terminal of so many columns; what it writes there."""
+
+    def run(folder: Path, columns: int, *args: str, program: str = LOOMC, **env: str) -> str:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+        process = subprocess.Popen(
+            [program, *args], cwd=folder, env={**environment(), "TERM": "xterm", **env}, **streams
+        )
+        os.close(theirs)
+        text = read_all(ours)
+        os.close(ours)
+        process.wait(timeout=30)
+        return text
+
+    return run
+
+
+def read_all(terminal: int) -> str:
+    """Everything that is written to a terminal, until nobody writes any more."""
+    text = b""
+    while True:
+        try:
+            text += os.read(terminal, 65536)
+        except OSError:
+            return text.decode().replace("\r\n", "\n")
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def test_a_long_run_is_shown_whole(here, workshop):
 def test_show_as_json_has_stable_keys(here, workshop):
     """`--json` is the run with its limits and the command, its steps, its failed tries and its children."""
     shown = json.loads(here(workshop, "show", "master", "--json").out)
-    assert list(shown) == ["run", "steps", "attempts", "calls", "questions", "children"]
+    assert list(shown) == ["run", "steps", "attempts", "calls", "questions", "charges", "breakers", "children"]
     assert list(shown["run"])[-2:] == ["limits", "go_on"]
     assert shown["run"]["limits"][1] == {"name": "iterations", "used": 2.0, "limit": 2.0, "left": 0.0}
     keys = "step_n parent_n score cost_usd tokens timestamp duration error decision best_n"
@@ -185,3 +185,14 @@ def test_a_beginning_of_several_ids_is_refused_with_their_names(here, workshop):
     assert (status, out) == (1, "")
     assert err.startswith("loomc: m is the beginning of several runs: ")
     assert "master-0" in err
+
+
+def test_a_part_of_a_long_run_can_be_shown(here, workshop):
+    """Some steps from the middle, with the totals they had; the head and the end are the same."""
+    text = here(workshop, "show", "climb", "--offset", "1", "--limit", "2").out
+    assert [row.split()[:3] for row in text.splitlines() if re.match(r" +\d +\$", row)] == [
+        *(["1", "$0.0500", "$0.1000"], ["2", "$0.0500", "$0.1500"]),
+    ]
+    told = json.loads(here(workshop, "show", "climb", "--offset", "1", "--limit", "2", "--json").out)
+    assert [step["step_n"] for step in told["steps"]] == [1, 2]
+    assert "stopped     converged" in text
