@@ -155,7 +155,7 @@ def make_spec(
         migrate=migrate,
         on_step=callbacks,
         progress=progress,
-        tags=_check_tags(tags),
+        tags=check_tags(tags),
         direction=_the_direction(parts),
         is_async=is_async,
         is_method=is_method,
@@ -312,7 +312,8 @@ def _is_word(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
-def _check_tags(tags: Any) -> tuple[str, ...]:
+def check_tags(tags: Any) -> tuple[str, ...]:
+    """The tags of a run, when they are what tags can be. Raises `SpecError`."""
     if not isinstance(tags, Sequence) or isinstance(tags, str) or not all(map(_is_word, tags)):
         raise SpecError(f"tags={tags!r}: give a list of printable strings")
     return tuple(tags)

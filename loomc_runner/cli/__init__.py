@@ -11,10 +11,15 @@ from typing import TextIO
 import typer
 
 from loomc_runner.cli import commands as commands
+from loomc_runner.cli import doctor as doctor
+from loomc_runner.cli import keeping as keeping
 from loomc_runner.cli import looking as looking
 from loomc_runner.cli import people as people
+from loomc_runner.cli import plotting as plotting
 from loomc_runner.cli import recovering as recovering
+from loomc_runner.cli import starting as starting
 from loomc_runner.cli import telling as telling
+from loomc_runner.cli import tracing as tracing
 from loomc_runner.cli import whatif as whatif
 from loomc_runner.cli.app import app
 from loomc_runner.errors import LoomcError, LoomcWarning

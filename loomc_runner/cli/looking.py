@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,10 +19,12 @@ from loomc_runner.errors import LoomcError, RunNotFound
 from loomc_runner.export import attempt_json, call_json, plain, write_array
 from loomc_runner.records import INITIAL, NANO, Attempt, Call, CallStatus, Run
 from loomc_runner.report import find_run, page_attempts, page_calls, page_runs, printable
-from loomc_runner.report.compare import Comparison, Pair, compare, page_pairs
-from loomc_runner.report.diff import Change, differences
-from loomc_runner.report.lineage import Node, lineage
 from loomc_runner.store import Store, open_reader
+
+if TYPE_CHECKING:
+    from loomc_runner.report.compare import Comparison, Pair
+    from loomc_runner.report.diff import Change
+    from loomc_runner.report.lineage import Node
 
 HISTORY = (*(Column("step"), Column("score", right=True), Column("cost", right=True), Column("", least=10)),)
 ATTEMPTS = (
@@ -44,6 +46,8 @@ OtherStep = Annotated[int, typer.Argument(metavar="B", help="Another step.", sho
 @app.command()
 def history(run: RunId, limit: Limit = None, offset: Offset = 0, as_json: AsJson = False, db: Database = None) -> None:
     """Show which step grew from which, as a tree: returns to earlier steps, and runs forked from here."""
+    from loomc_runner.report.lineage import lineage
+
     store = open_reader(db)
     found = find_run(store, run)
     forks = _forks(store, found)
@@ -174,6 +178,8 @@ def _state(store: Store, run: Run, step_n: int) -> Any:
 @app.command(context_settings={**NAMES, "ignore_unknown_options": True})  # -1 is a step, and no option
 def diff(run: RunId, a: StepNumber, b: OtherStep, as_json: AsJson = False, db: Database = None) -> None:
     """Show how the states after two steps differ; texts of several lines as a unified diff."""
+    from loomc_runner.report.diff import differences
+
     store = open_reader(db)
     found = find_run(store, run)
     changes = list(differences(_state(store, found, a), _state(store, found, b)))
@@ -221,6 +227,8 @@ def compare_runs(
     db: Database = None,
 ) -> None:
     """Compare two runs: score against step and against money, and the first step where they part."""
+    from loomc_runner.report.compare import compare, page_pairs
+
     store = open_reader(db)
     first, second = find_run(store, run1), find_run(store, run2)
     told = compare(store, first, second)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loomc_runner.cli import render
 from loomc_runner.cli.app import AsJson, Database, RunId, app
@@ -14,10 +14,10 @@ from loomc_runner.errors import LoomcError, StoreError
 from loomc_runner.export import plain, run_json
 from loomc_runner.records import INITIAL, Question, RunStatus
 from loomc_runner.report import dollars, find_run
-from loomc_runner.report.explain import Explanation, Share, explain
-from loomc_runner.report.verify import verify
 from loomc_runner.store import open_reader
-from loomc_runner.store.upkeep import damage
+
+if TYPE_CHECKING:
+    from loomc_runner.report.explain import Explanation, Share
 
 MOST = 8
 """Lines for one kind of thing; `--json` has all of them."""
@@ -26,6 +26,8 @@ MOST = 8
 @app.command(name="explain")
 def explain_run(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
     """Tell the story of a run: why it stopped, where its money went, what was tried again and gone back from."""
+    from loomc_runner.report.explain import explain
+
     store = open_reader(db)
     found = find_run(store, run)
     try:
@@ -44,6 +46,9 @@ def explain_run(run: RunId, as_json: AsJson = False, db: Database = None) -> Non
 @app.command(name="verify")
 def verify_run(run: RunId, as_json: AsJson = False, db: Database = None) -> None:
     """Read the whole record of a run; exit status 1 when something is missing in it or contradicts itself."""
+    from loomc_runner.report.verify import verify
+    from loomc_runner.store.upkeep import damage
+
     store = open_reader(db)
     found = find_run(store, run)
     findings = [*verify(store, found)]

@@ -20,6 +20,15 @@ def _is_harmless(char: str) -> bool:
     return char.isprintable() or unicodedata.category(char) == "Zs"
 
 
+def size(count: int) -> str:
+    """Bytes as a person reads them: `812 B`, `4.1 kB`, `37 MB`."""
+    amount, units = float(count), iter(("B", "kB", "MB", "GB"))
+    unit = next(units)
+    while amount >= (1000 if unit == "B" else 999.5) and unit != "GB":
+        amount, unit = amount / 1000, next(units)
+    return f"{amount:.1f} {unit}" if unit != "B" and amount < 9.95 else f"{amount:.0f} {unit}"
+
+
 def dollars(usd: float) -> str:
     """Money as a person reads it: two decimals, or up to four where they say something."""
     if 0 < usd < 0.0001:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from loomc_runner.errors import StoreBusy
+from loomc_runner.errors import RunLocked, RunMismatch, StoreBusy
 from loomc_runner.records import (
     Attempt,
     BreakerChange,
@@ -124,6 +124,23 @@ class Store(Protocol):
         """
         ...
 
+    def tag(self, run_id: str, tags: Sequence[str]) -> None:
+        """Give a run these tags instead of those it has; whoever works on it, or nobody. Raises `RunNotFound`."""
+        ...
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Remove runs with their child runs and all that is on record of them: all of them, or none.
+
+        Runs that were forked from them stay as they are. Whoever had a lease gets `RunLost` at the next commit, and
+        what other runs have recorded since their step began still counts as that.
+
+        Raises:
+            RunNotFound: When one of them is not there.
+            RunLocked: When somebody works on one of them, or on a child run of it.
+            RunMismatch: When one of them is a child run, and its parent is there and stays.
+        """
+        ...
+
     def get_run(self, run_id: str) -> Run:
         """The run; `interrupted` when its owner is dead. Raises `RunNotFound`."""
         ...
@@ -189,6 +206,23 @@ def ended_by(control: Control, run: Run) -> tuple[str, str] | None:
     if control is not Control.CANCEL and run.status is RunStatus.INTERRUPTED:
         return RunStatus.PAUSED.value, "paused: by request"
     return None
+
+
+def check_deletable(doomed: Mapping[str, Run], is_there: Callable[[str], bool]) -> None:
+    """Raise unless runs may be deleted together: a run with all its child runs, and none that somebody works on."""
+    for run in doomed.values():
+        top = run
+        while top.parent_run_id is not None and top.parent_run_id in doomed:
+            top = doomed[top.parent_run_id]
+        if run.status is RunStatus.RUNNING:
+            child = "" if top is run else f", a child of run {top.id},"
+            ends = f"wait for it, or end it first: loomc pause {top.id}, or loomc cancel {top.id}"
+            raise RunLocked(f"run {run.id}{child} is being worked on and cannot be deleted; {ends}")
+        if top.parent_run_id is not None and is_there(top.parent_run_id):
+            raise RunMismatch(
+                f"run {top.id} is a child of run {top.parent_run_id}, which pays for it and would make it again; "
+                f"delete that: loomc delete {top.parent_run_id}"
+            )
 
 
 def finish(coroutine: Coroutine[Any, Any, T]) -> T:

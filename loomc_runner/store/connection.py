@@ -116,7 +116,7 @@ class SQLiteFile:
         if self._opened is None and not self._writable and not self.read_only:
             return _nothing(self.path)
         if self._writable and not self.path.parent.exists():
-            _make_folder(self.path.parent)
+            make_folder(self.path.parent)
         db = connect(self.path, "rwc" if self._writable else reader_mode(self.path))
         try:
             if self._writable:
@@ -241,7 +241,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder of a database: for its owner only, and not for git."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / ".gitignore").write_text("*\n")
 

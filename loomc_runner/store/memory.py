@@ -27,7 +27,7 @@ from loomc_runner.records import (
     Transition,
     no_state,
 )
-from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, ended_by
+from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, ended_by
 
 R = TypeVar("R", Attempt, Call, Charge)
 
@@ -170,6 +170,26 @@ class MemoryStore:
                     self._stop(run, RunStatus(ends[0]), ends[1], at)
                     self._withdraw_all(*([run.id] if control is Control.CANCEL else []))
             return self.get_run(run_id)
+
+    def tag(self, run_id: str, tags: Sequence[str]) -> None:
+        """Give a run these tags instead of those it has."""
+        with self._lock:
+            self.get_run(run_id)
+            self._runs[run_id] = dataclasses.replace(self._runs[run_id], tags=tuple(tags))
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Remove runs with their child runs and all that is on record of them."""
+        with self._lock:
+            for run_id in run_ids:
+                self.get_run(run_id)
+            doomed = {name: self.get_run(name) for run_id in run_ids for name in self._family(run_id)}
+            check_deletable(doomed, self._runs.__contains__)
+            tables: tuple[dict[str, Any], ...] = (self._runs, self._states, self._steps, self._attempts, self._charges)
+            for table in (*tables, self._calls):
+                for name in doomed:
+                    table.pop(name, None)
+            self._questions = {key: asked for key, asked in self._questions.items() if key[0] not in doomed}
+            self._breakers = [(name, change) for name, change in self._breakers if name not in doomed]
 
     def _open_family(self, run_id: str) -> list[Run]:
         """A run and its child runs, those that have not ended."""

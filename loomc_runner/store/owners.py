@@ -51,6 +51,11 @@ def is_alive(folder: Path, token: str) -> bool:
     return False
 
 
+def registered(folder: Path) -> list[str]:
+    """The names under which processes have owned runs of the databases in a folder; of the dead too, until swept."""
+    return sorted(path.stem for path in (folder / FOLDER).glob("*.lock"))
+
+
 def hold(store: str, run_id: str) -> None:
     """Note that a thread of this process works on a run.
 

@@ -205,6 +205,10 @@ COLUMNS = {
 """What every version has, loomc 0.3.0 too."""
 
 
+COPIES = ("before-migration", "unfinished-copy")
+"""What is added to the name of a database for the copy of an older one, and for one that is being made."""
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Make the tables, or bring an older database up to date after keeping a copy of it beside it.
 
@@ -293,7 +297,7 @@ def _statements(script: str) -> Iterator[str]:
 
 def _back_up(path: Path) -> None:
     """Keep a copy, through a connection of its own, which reads what was there before this transaction."""
-    copy, unfinished = (path.with_name(f"{path.name}.{word}") for word in ("before-migration", "unfinished-copy"))
+    copy, unfinished = (path.with_name(f"{path.name}.{word}") for word in COPIES)
     if not copy.exists():
         unfinished.unlink(missing_ok=True)
         with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(unfinished)) as target:

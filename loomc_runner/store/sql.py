@@ -120,6 +120,17 @@ MEMBERS = FAMILY + "SELECT id FROM family"
 OPEN_CHILDREN = (
     FAMILY + f"SELECT id FROM runs WHERE id IN family AND status NOT IN ({', '.join(repr(s.value) for s in ENDED)})"
 )
+TAG = "UPDATE runs SET tags = ? WHERE id = ?"
+DELETE = (
+    *(f"DELETE FROM {name} WHERE run_id = ?" for name in ("steps", "attempts", "charges", "calls", "questions")),
+    *("DELETE FROM breakers WHERE run_id = ?", "DELETE FROM runs WHERE id = ?"),
+)
+"""What takes a run out of every table."""
+
+LOWER_MARKS = (  # the next charge gets the number after the newest one, which may just have been deleted
+    "UPDATE runs SET in_flight_mark = (SELECT coalesce(max(id), 0) FROM charges) "
+    "WHERE in_flight_mark > (SELECT coalesce(max(id), 0) FROM charges)"
+)
 ASKED = "SELECT control FROM runs WHERE id = ?"
 ASK_FOR = "UPDATE runs SET control = ? WHERE id = ?"
 SET_STATUS = "UPDATE runs SET status = ?, stop_reason = ?, owner = NULL, control = NULL, updated_at = ? WHERE id = ?"

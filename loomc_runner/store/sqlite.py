@@ -29,7 +29,7 @@ from loomc_runner.records import (
     Transition,
 )
 from loomc_runner.store import owners, sql
-from loomc_runner.store.base import SUPERSEDED, Resumption, ended_by
+from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, ended_by
 from loomc_runner.store.connection import SQLiteFile
 
 R = TypeVar("R")
@@ -191,6 +191,26 @@ class SQLiteStore(SQLiteFile):
                     if control is Control.CANCEL:
                         db.execute(sql.WITHDRAW_ALL, (run.id,))
             return self._row(db, run_id)
+
+    def tag(self, run_id: str, tags: Sequence[str]) -> None:
+        """Give a run these tags instead of those it has."""
+        with self._writing() as db:
+            self._row(db, run_id)
+            sql.put(db, sql.TAG, (json.dumps(tags), run_id))
+
+    def delete(self, run_ids: Sequence[str]) -> None:
+        """Remove runs with their child runs and all that is on record of them."""
+        self.look_again()
+        with self._writing() as db:
+            for run_id in run_ids:
+                self._row(db, run_id)
+            names = {name for run_id in run_ids for (name,) in db.execute(sql.MEMBERS, (run_id,)).fetchall()}
+            doomed = {name: self._row(db, name) for name in names}
+            check_deletable(doomed, lambda parent: db.execute(sql.GET_RUN, (parent,)).fetchone() is not None)
+            for name in names:
+                for statement in sql.DELETE:
+                    db.execute(statement, (name,))
+            db.execute(sql.LOWER_MARKS)
 
     def _close_in_flight(self, db: sqlite3.Connection, run: Run, resumption: Resumption) -> None:
         """Charge the step that was cut off, after those of the child runs that were cut off with it."""

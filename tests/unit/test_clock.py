@@ -22,6 +22,7 @@ from loomc_runner.errors import SpecError
         ("500ms", 0.5),
         ("1m500ms", 60.5),
         ("2d", 172_800),
+        ("30d", 2_592_000),
         ("1.5h", 5400),
         (" 1s ", 1),
         (timedelta(minutes=2), 120),
