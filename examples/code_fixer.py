@@ -30,7 +30,6 @@ from fixing.models import ask_model, choose_proposer
 from fixing.search import Attempt, Proposer, begin, learn, promising, propose
 from fixing.trial import examine, observe, open_case, run_tests
 from loomc_runner import Budget, Done, LoomcError, Stream, loop, spend, target
-from loomc_runner.progress import track
 
 BUGS = HERE / "bugs"
 
@@ -46,6 +45,7 @@ def share_passing(attempt: Attempt) -> float:
     checkpoint="sqlite",
     converge_on=target(1.0),
     scorer=share_passing,
+    progress=True,
 )
 def fix(attempt: Attempt) -> Attempt | Done[Attempt, None]:
     """Propose one patch, run the tests, and keep it when more of them pass."""
@@ -98,7 +98,7 @@ def repair(source: Path, tests: Path, *, seed: int, proposer: Proposer, out: Pat
 def follow(stream: Stream[Attempt], began: float, out: Path | None) -> Outcome:
     """Show a run while it works, then its patch; the file itself is left alone."""
     print(f"run {stream.run_id} (if it is killed: loomc resume {stream.run_id})", flush=True)
-    for _ in track(stream):
+    for _ in stream:
         pass
     result = stream.result
     assert result is not None  # a stream that was read to its end has one

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
@@ -85,9 +85,19 @@ async def _announce(cursor: Cursor[S], step: StepRecord[S]) -> None:
         try:
             answer = callback(step)
             if isawaitable(answer):
-                await answer
+                await _waited_for(cursor, answer)
         except Exception:  # noqa: BLE001 - whatever it raises stops nothing
             log.exception("run %s: on_step failed after step %d; the run goes on", cursor.lease.run_id, step.step_n)
+
+
+async def _waited_for(cursor: Cursor[Any], answer: Awaitable[Any]) -> None:
+    """Wait for what `on_step` gave; a sync loop cannot."""
+    if cursor.spec.is_async:
+        await answer
+        return
+    if iscoroutine(answer):
+        answer.close()
+    raise TypeError("it gave something to await, but the loop is not async")
 
 
 def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:

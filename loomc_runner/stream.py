@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import suppress
-from typing import Generic, Self, TypeVar
+from contextlib import ExitStack, nullcontext, suppress
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from loomc_runner.budget import Ledger
 from loomc_runner.context import current_scope, under_way
@@ -17,7 +17,10 @@ from loomc_runner.records import RunResult, RunStatus, StepRecord
 from loomc_runner.running import Request, at_work, conclude, hand_up, inform, open_run, stored_error, tell_end
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.store import finish
-from loomc_runner.watching import tell
+from loomc_runner.watching import tell, watched_by
+
+if TYPE_CHECKING:
+    from loomc_runner.progress import Display
 
 S = TypeVar("S")
 
@@ -36,7 +39,8 @@ class Steps(Generic[S]):
         self.result: RunResult[S] | None = None
         self._cursor: Cursor[S] | None = None
         self._flow: AsyncGenerator[StepRecord[S]] | None = None
-        self._closed = False
+        self._closed = self._told = False
+        self._display: Display | None = None
         if request.existing and request.run_id is None:
             raise SpecError("stream() has nothing to run: give it a state, or the run_id of a run to go on with")
         if not request.existing and (request.budget is not None or request.force):
@@ -49,10 +53,20 @@ class Steps(Generic[S]):
         return None if self._cursor is None else self._cursor.ledger
 
     async def _next(self) -> StepRecord[S]:
-        if (scope := current_scope()) is None:
+        with ExitStack() as stack:
+            if (scope := current_scope()) is not None:
+                stack.enter_context(under_way(scope))
+            if self._request.spec.progress and not self._closed and not self._told:
+                stack.enter_context(watched_by(self._joined()))
             return await self._advance()
-        with under_way(scope):
-            return await self._advance()
+
+    def _joined(self) -> Display:
+        """The display, from the first step until the stream has ended."""
+        if self._display is None:
+            from loomc_runner.progress import join
+
+            self._display = join()
+        return self._display
 
     async def _advance(self) -> StepRecord[S]:
         try:
@@ -67,8 +81,8 @@ class Steps(Generic[S]):
             if torn and self._cursor is not None:  # Ctrl-C between two steps
                 await pause(self._cursor, error)
             inform(error, self._cursor)
-            if self._cursor is not None and not isinstance(error, GeneratorExit):
-                tell_end(self._cursor)
+            if not isinstance(error, GeneratorExit):
+                self._ended()
             raise
         self._finish()
         raise StopAsyncIteration
@@ -83,10 +97,25 @@ class Steps(Generic[S]):
         return flow(opened)
 
     def _finish(self) -> None:
+        self._ended()
         if self.result is None and self._cursor is not None:
             self.result = result_of(self._cursor)
-            tell_end(self._cursor)
             conclude(self._cursor)
+
+    def _ended(self) -> None:
+        """Tell those who look on, once, that the run has stopped, and do without the display."""
+        cursor, display = self._cursor, self._display
+        if cursor is not None and not cursor.stopped:
+            return
+        with nullcontext() if display is None else watched_by(display):
+            if cursor is not None and not self._told:
+                self._told = True
+                tell_end(cursor)
+        if display is not None:
+            from loomc_runner.progress import leave
+
+            self._display = None
+            leave(display)
 
     async def _close(self) -> None:
         if self._flow is not None:  # by hand, since a running event loop would do it some time; refuses inside a step
@@ -94,7 +123,7 @@ class Steps(Generic[S]):
         self._closed = True
         if self._cursor is not None and not self._cursor.stopped:
             await end(self._cursor, PAUSED_BY_CONSUMER)
-            tell_end(self._cursor)
+        self._ended()
         if self._cursor is not None and self.result is None:
             self.result = result_of(self._cursor)
 

@@ -75,7 +75,9 @@ class Logbook(Watcher):
         """Say the call and how it stands."""
         level = logging.WARNING if call.status is CallStatus.FAILED else logging.DEBUG
         words = f": {printable(call.error)}" if call.error else ""
-        log.log(level, "run %s step %d call %s %s%s", run_id, call.step_n, call.name, call.status.value, words)
+        log.log(
+            level, "run %s step %d call %s %s%s", run_id, call.step_n, printable(call.name), call.status.value, words
+        )
 
     def ended(self, run_id: str, status: RunStatus, reason: str) -> None:
         """Say why the run stopped."""
@@ -92,8 +94,9 @@ _NOTHING = nullcontext()
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Let a watcher look on at every run of this context, and at those that they start."""
-    token = _watchers.set((*_watchers.get(), watcher))
+    """Let a watcher look on at every run of this context, and at those that they start; one that does is told once."""
+    known = _watchers.get()
+    token = _watchers.set(known if watcher in known else (*known, watcher))
     try:
         yield
     finally:

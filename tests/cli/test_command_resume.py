@@ -117,7 +117,7 @@ def test_a_step_that_fails_ends_in_one_clean_line(here, workshop):
     """The line names the run, the error without its control characters, and the command to go on."""
     outcome = here(workshop, "resume", "fragile", BROKEN="1")
     assert (outcome.status, outcome.out) == (1, "")
-    assert outcome.err.startswith(r"loomc: run fragile failed: ValueError: [bold]no[/bold] \x1b[31mred")
+    assert outcome.complaint.startswith(r"loomc: run fragile failed: ValueError: [bold]no[/bold] \x1b[31mred")
     assert outcome.err.endswith("; to go on: loomc resume fragile (--traceback shows where it came from)\n")
     assert len(outcome.err.splitlines()) == 1
 

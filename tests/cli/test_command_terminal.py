@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 from sqlite3 import connect
 
 import pytest
+from live import await_death, await_steps, living
 from rich.cells import cell_len
 
 LOOMC = str(Path(sys.executable).with_name("loomc"))
@@ -110,14 +112,32 @@ def test_a_long_error_does_not_fill_the_terminal(on_terminal, here, workshop):
     assert here(workshop, "show", "fragile").out.count("word ") == 2000
 
 
-def test_progress_moves_on_one_line_and_is_gone_at_the_end(on_terminal, workshop):
-    """While it works there are step, score, best, steps and money against their limits, and the time left."""
-    text = on_terminal(workshop, 100, "resume", "mortal")
-    assert re.search(r"run mortal · step 5 · 6/40 steps · \$0\.14 of \$5\.00 · \d\.\ds", text)
-    rest = text[text.rindex("\x1b[2K") :]
-    assert (
-        COLOUR.sub("", rest).replace("\x1b[2K", "").replace("\x1b[?25h", "").strip("\r\n").startswith("run mortal comp")
-    )
+def test_progress_moves_and_is_gone_at_the_end(tmp_path):
+    """While it works there are step, score, best, and steps, money and time against their limits."""
+    with living(tmp_path) as start:
+        start(sys.executable, "longer.py", "long", BROKEN="1")
+        await_steps(tmp_path, "long", 31)
+        for file in ("looked-up-31", "die"):
+            (tmp_path / file).touch()
+        (tmp_path / "helped").touch()
+        await_steps(tmp_path, "long", 33)
+        await_death(tmp_path, "long")
+        (tmp_path / "die").unlink()
+        resumed = start(LOOMC, "resume", "long", columns=100, BROKEN="1")
+        resumed.await_text(r"run long long · step 33 · score 1 [▁█]{20} · best 1 \(step 0\) · 33/400 steps")
+        resumed.await_text(r"  \$0\.\d+ of \$2\.00 · [\d.]+s of 1h00m")
+        resumed.process.send_signal(signal.SIGINT)
+        status, text, _ = resumed.end()
+    assert status == 130
+    end = re.sub(r"\x1b\[\?25.|\r", "", text[text.rindex("\x1b[J") + 3 :])
+    assert end == "loomc: run long paused: KeyboardInterrupt; to go on: loomc resume long\n"
+
+
+def test_what_a_step_prints_stands_above_the_progress(on_terminal, workshop):
+    """Each line is whole, in the order in which they were printed."""
+    text = COLOUR.sub("", on_terminal(workshop, 80, "resume", "mortal", CHATTY="1"))
+    lines = re.split(r"\n|\x1b\[\d*[AJ]|\x1b\[\?25.|\r", text)
+    assert lines.count("working") == 2
 
 
 def test_progress_is_one_plain_line_a_step_off_a_terminal(started, workshop):

@@ -32,7 +32,7 @@ def test_a_bug_is_fixed_and_its_patch_shown(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert f"loomc resume {run_id_in(done.stdout)}" in done.stdout
     assert "-    return gcd(a % b, b)\n+    return gcd(b, a % b)\n" in done.stdout
-    for part in ("step 0", "score 0.25", "$0.00 of $1.00", "left"):
+    for part in ("step 0", "score 0.25", "$0.00 of $1.00", "of 5m00s"):
         assert part in done.stderr
     assert "Warning" not in done.stderr
 

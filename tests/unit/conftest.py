@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,13 @@ from loomc_runner.records import RunStatus
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """A test that takes a `terminal` runs on it; here, since pytest takes the streams anew after its fixtures."""
+    with pyfuncitem.funcargs.get("terminal") or nullcontext():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

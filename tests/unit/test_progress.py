@@ -1,49 +1,57 @@
-"""Progress: one line that moves on a terminal, plain lines elsewhere, and nothing left at the end."""
+"""Progress: lines that move on a terminal and are gone at the end, plain lines anywhere else."""
 
 from __future__ import annotations
 
 import asyncio
-import io
+import logging
+import os
 import re
 import sys
+from collections.abc import Iterator
 
 import pytest
-from driving import Draft, Maker, grow, scripted, size, until
-from rich.console import Console
+from driving import Draft, Maker, go, grow, scripted, size, until
+from rich.cells import cell_len
+from terminals import Terminal
 
-from loomc_runner import Budget, loop, spend
-from loomc_runner.progress import track, watch
+from loomc_runner import Budget, Done, Retry, RunStatus, loop, spend, tool
+from loomc_runner.progress import CallAtWork, RunAtWork, as_text, shown, sparkline
+from loomc_runner.report import Limit
 
-
-def terminal(width=120) -> Console:
-    """A terminal whose text can be looked at."""
-    return Console(file=io.StringIO(), force_terminal=True, width=width, _environ={"TERM": "xterm"})
-
-
-def pipe() -> Console:
-    """No terminal."""
-    return Console(file=io.StringIO(), force_terminal=False)
+NASTY = "[bold]no[/bold] \x1b[31mred\x1b[0m \x9b31m\nline two \u202egnp.exe \ud800 \x07\t部屋" + "and so on " * 100_000
 
 
-def text_of(console) -> str:
-    """What was written."""
-    return console.file.getvalue()
+@pytest.fixture
+def sync(memory) -> Maker:
+    """What makes sync loops, which are shown while they work."""
+
+    class Shown(Maker):
+        def __call__(self, fn, **options):
+            return super().__call__(fn, progress=True, **options)
+
+    return Shown(memory, is_async=False)
 
 
-def screen_of(console) -> str:
-    """What a terminal shows after all that was written: each erased line is gone."""
-    lines, at = [""], 0
-    for part in re.findall(r"\x1b\[\d*A|\x1b\[2K|\x1b\[[^A-Za-z]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text_of(console)):
-        if part.endswith("A") and part.startswith("\x1b"):
-            at = max(at - int(part[2:-1] or 1), 0)
-        elif part == "\x1b[2K":
-            lines[at] = ""
-        elif part == "\n":
-            at += 1
-            lines.extend([""] * (at + 1 - len(lines)))
-        elif part != "\r" and not part.startswith("\x1b"):
-            lines[at] += part
-    return "\n".join(lines).strip()
+@pytest.fixture
+def terminal(monkeypatch) -> Iterator[Terminal]:
+    """A terminal of 100 columns; standard output and standard error are both there."""
+    terminal = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    yield terminal
+    terminal.close()
+
+
+def work(run_id: str = "r", **changes) -> RunAtWork:
+    """A run at work in its third step."""
+    limits = (Limit("iterations", 2, 15), Limit("usd", 0.32, 2.0), Limit("wall_clock", 12.0, 600.0))
+    known = {"loop": "tests:draft", "step_n": 2, "score": 0.5, "scores": (0.25, 0.5)}
+    return RunAtWork(run_id, **{**known, "best_step": 1, "best_score": 0.5, "limits": limits, **changes})
+
+
+def text_of(views, width=100, height=24, others=0) -> str:
+    """Runs at work as they are shown."""
+    return as_text(views, others, width, height).plain
 
 
 def paid(draft: Draft) -> Draft:
@@ -52,128 +60,384 @@ def paid(draft: Draft) -> Draft:
     return grow(draft)
 
 
-def run_through(handle, console) -> list[int]:
-    """Read a stream to its end under `track`, sync or async; the numbers of its steps."""
-    stream = handle.stream(Draft(), run_id="r")
-
-    async def read() -> list[int]:
-        return [step.step_n async for step in track(stream, console=console)]
-
-    return (
-        asyncio.run(read()) if hasattr(stream, "aclose") else [step.step_n for step in track(stream, console=console)]
-    )
+def is_untouched(terminal: Terminal) -> bool:
+    """Whether the streams are what they were, and the cursor is to be seen."""
+    terminal.await_text(r"(?s)\x1b\[\?25h(?!.*\x1b\[\?25l)")
+    return "write" not in vars(terminal.stream)
 
 
-def test_track_gives_every_step_and_writes_a_plain_line_for_each(make):
-    """Off a terminal, a line holds step, score, best, steps, money and time left, against their limits."""
-    console, budget = pipe(), Budget(usd=2, iterations=9, wall_clock="10m")
-    refine = make(scripted(2, 1, 3), scorer=size, converge_on=until(3), cost_fn=lambda _: 0.25, budget=budget)
-    assert run_through(refine, console) == [0, 1, 2]
-    lines = [re.sub(r"\d+m\d\ds left", "9m59s left", line) for line in text_of(console).splitlines()]
+# What is shown
+
+
+@pytest.mark.parametrize(
+    ("scores", "bars"),
+    [
+        ([1, 2, 3, 4, 5, 6, 7, 8], "▁▂▃▄▅▆▇█"),
+        ([3, None, 1], "█ ▁"),
+        ([2, 2], "▅▅"),
+        ([1], ""),
+        ([], ""),
+        ([1, float("inf"), 2], "▁ █"),
+        ([-1.7e308, 1.7e308], "▁█"),
+        ([5e-324, 0.0], "▅▅"),
+    ],
+)
+def test_a_sparkline_lies_between_the_lowest_and_the_highest_score(scores, bars):
+    """Every score is a bar, whatever floats they are; one score alone tells nothing."""
+    assert sparkline(scores) == bars
+
+
+def test_a_run_is_told_with_everything_against_its_limit():
+    """Step, score and sparkline, best, steps, money, time; then the calls under way, and the newest failure."""
+    calls = tuple(CallAtWork(f"ask_{n}", 3.2) for n in range(5))
+    lines = text_of([work(calls=calls, failure="TimeoutError: slow; tried again in 2.0s")]).splitlines()
     assert lines == [
-        "run r · step 0 · score 2 · best 2 (step 0) · 1/9 steps · $0.25 of $2.00 · 9m59s left",
-        "run r · step 1 · score 1 · best 2 (step 0) · 2/9 steps · $0.50 of $2.00 · 9m59s left",
-        "run r · step 2 · score 3 · best 3 (step 2) · 3/9 steps · $0.75 of $2.00 · 9m59s left",
+        "run r draft · step 2 · score 0.5 ▁█ · best 0.5 (step 1) · 2/15 steps · $0.32 of $2.00",
+        "  12s of 10m00s",
+        "  → ask_0 3.2s, ask_1 3.2s, ask_2 3.2s and 2 more",
+        "  ✘ TimeoutError: slow; tried again in 2.0s",
     ]
 
 
-def test_on_a_terminal_one_line_moves_and_is_gone_at_the_end(make):
-    """While it works the newest step is there; after the end the terminal is as it was."""
-    console = terminal()
-    run_through(make(paid, converge_on=until(3), budget=Budget(usd=2, iterations=9)), console)
-    assert "run r · step 2 · 3/9 steps · $0.75 of $2.00 · 0." in text_of(console)
-    assert screen_of(console) == ""
+def test_without_a_limit_only_what_was_used_is_told():
+    """An infinite limit is none."""
+    limits = tuple(Limit(name, 7.0, float("inf")) for name in ("iterations", "usd", "tokens", "wall_clock"))
+    told = text_of([work(limits=limits, score=None, best_score=None, loop="A loop: by name")], width=200)
+    assert told == "run r A loop: by name · step 2 · best: step 1 · 7 steps · $7.00 · 7 tokens · 7.0s"
 
 
-def test_a_narrow_terminal_leaves_out_the_run_id(memory):
-    """What changes is worth more than what the caller knows."""
-    console = terminal(width=46)
-    run_through(Maker(memory, is_async=False)(paid, converge_on=until(1), budget=Budget(usd=2, iterations=9)), console)
-    assert "step 0 · 1/9 steps · $0.25 of $2.00 · 0." in text_of(console)
-    assert "run r · step" not in text_of(console)
+@pytest.mark.parametrize("width", [20, 60, 80, 200])
+@pytest.mark.parametrize("height", [3, 10, 50])
+def test_whatever_is_stored_it_fits_the_terminal_and_does_not_steer_it(width, height):
+    """No line is too wide, where some characters take two columns; there are not too many, and nothing is a code."""
+    children = tuple(work(NASTY, failure=NASTY) for _ in range(20))
+    view = work(NASTY, loop=NASTY, calls=(CallAtWork(NASTY, 1.0),), failure=NASTY, note=NASTY, children=children)
+    text = text_of([view, view], width, height)
+    lines = text.splitlines()
+    assert max(map(cell_len, lines)) < width
+    assert len(lines) < height
+    assert "".join(lines).isprintable()
+    text.encode()
 
 
-def test_a_step_that_fails_leaves_no_line_behind(memory):
-    """The error comes through, and the terminal is clean."""
-    console = terminal()
-
-    def fails(draft: Draft) -> Draft:
-        raise RuntimeError("overloaded")
-
-    with pytest.raises(RuntimeError):
-        run_through(Maker(memory, is_async=False)(fails), console)
-    assert screen_of(console) == ""
+@pytest.mark.parametrize(("height", "shown_ones"), [(12, 9), (50, 30)])
+def test_very_many_child_runs_are_counted(height, shown_ones):
+    """Two hundred of them do not fill the screen: those with room are shown, and the others told as a number."""
+    children = tuple(work(f"r.2.{n}") for n in range(30))
+    lines = text_of([work(children=children, others=170, ended=7)], 120, height).splitlines()
+    assert sum("r.2." in line for line in lines) == shown_ones
+    rest = f"  └ {170} more at work, 7 ended" if height == 50 else f"  … and {200 - shown_ones} more at work"
+    assert lines[-1] == rest
 
 
-def test_a_reader_who_leaves_early_leaves_no_line_behind(memory):
-    """Breaking out of the loop ends the progress at once."""
-    console = terminal()
-    stream = Maker(memory, is_async=False)(grow).stream(Draft(), run_id="r")
-    for _ in track(stream, console=console):
-        break
-    stream.close()
-    assert screen_of(console) == ""
+def test_child_runs_stand_below_their_parents_and_many_runs_take_a_line_each():
+    """A child of a child is further in; with many runs side by side there are no second lines."""
+    family = work("a", children=(work("a.1", children=(work("a.1.1"),), calls=(CallAtWork("ask", 1.0),)),))
+    assert [line[:9] for line in text_of([family]).splitlines()] == ["run a dra", "  12s of ", "  └ a.1 ·", "    └ a.1"]
+    crowd = text_of([work(str(n)) for n in range(4)], 80, others=9).splitlines()
+    assert [line[:7] for line in crowd] == ["run 0 ·", "run 1 ·", "run 2 ·", "run 3 ·", "… and 9"]
 
 
-def test_watch_is_for_streams_that_are_read_by_hand(make):
-    """Call what it gives with each step."""
-    console = pipe()
-    stream = make(grow, converge_on=until(2)).stream(Draft(), run_id="r")
-
-    async def read() -> None:
-        with watch(stream, console=console) as show:
-            async for step in stream:
-                show(step)
-
-    if hasattr(stream, "aclose"):
-        asyncio.run(read())
-    else:
-        with watch(stream, console=console) as show:
-            for step in stream:
-                show(step)
-    assert [line.split(" · ")[1] for line in text_of(console).splitlines()] == ["step 0", "step 1"]
+# On a terminal
 
 
-def test_what_steps_print_stays_above_the_line(memory, monkeypatch):
-    """On a terminal a step may print; its lines stay, the progress goes."""
-    console = terminal()
-    monkeypatch.setattr(console.file, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(sys, "stdout", console.file)
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_on_a_terminal_the_run_is_shown_while_it_works_and_gone_at_the_end(memory, monkeypatch, columns):
+    """Everything is there at some time; no line is wider than the terminal; afterwards it is as it was."""
+    terminal = Terminal(columns)
+    monkeypatch.setattr(sys, "stderr", terminal.stream)
+    monkeypatch.setenv("TERM", "xterm")
 
-    def talks(draft: Draft) -> Draft:
-        print(f"thinking {draft.n}")
+    @tool(name="look_up")
+    def look_up(n: int) -> int:
+        terminal.await_text(
+            r"→ look_up \d", rf"step {n} ·", rf"{n}/9 steps", rf"\${n * 0.25:.2f} of \$2\.00", "of 1m00s"
+        )
+        return n
+
+    def step(draft: Draft) -> Draft:
+        look_up(draft.n)
+        return paid(draft)
+
+    refine = Maker(memory, is_async=False)(
+        step, scorer=size, converge_on=until(3), budget=Budget(usd=2, iterations=9, wall_clock="1m")
+    )
+    assert refine.run(Draft(), run_id="r", progress=True).steps == 3
+    assert terminal.screen() == ""
+    assert "score 2 ▁█ · best 2 (step 1)" in terminal.plain
+    lines = re.split(r"\n|\x1b\[\d*[AJ]|\r", terminal.plain)
+    assert max(len(line.replace("\x1b[?25l", "")) for line in lines) < columns
+
+
+def test_child_runs_of_threads_are_lines_below_their_parent(sync, terminal):
+    """Those at work are shown, and those that have ended counted; all of it in one display."""
+    child = sync(lambda draft: Done(ends(draft)), name="child")
+
+    def ends(draft: Draft) -> Draft:
+        if draft.n == 5:  # the last of all: the others have ended
+            terminal.await_text(r"run r parent · step 0", r"└ r\.0\.5 · step 0", r"└ 5 ended")
+        return draft
+
+    def step(draft: Draft) -> Draft:
+        child.map([Draft(n) for n in range(6)], max_workers=2)
         return grow(draft)
 
-    run_through(Maker(memory, is_async=False)(talks, converge_on=until(2)), console)
-    assert screen_of(console) == "thinking 0\nthinking 1"
+    sync(step, name="tests:parent", converge_on=until(1)).run(Draft(), run_id="r")
+    assert terminal.screen() == ""
 
 
-def test_the_best_step_of_earlier_days_is_named(memory):
-    """A resumed run knows its best step, though its score was not seen here."""
-    refine = Maker(memory, is_async=False)(scripted(5, 1, 2), scorer=size, converge_on=lambda history: len(history) > 2)
-    with refine.stream(Draft(), run_id="r") as stream:
-        next(stream)
-    console = pipe()
-    list(track(refine.stream(run_id="r"), console=console))
-    assert "step 1 · score 1 · best: step 0 · 2/1000 steps" in text_of(console)
+def test_runs_side_by_side_share_one_display(memory, terminal):
+    """Tasks of one event loop are shown together, and the last that ends takes it away."""
+
+    @loop(checkpoint=memory, converge_on=until(1), progress=True)
+    async def slow(draft: Draft) -> Draft:
+        await asyncio.to_thread(terminal.await_text, r"run a (.*\n)+run b |run b (.*\n)+run a ")
+        return grow(draft)
+
+    async def both() -> None:
+        await asyncio.gather(slow.run(Draft(), run_id="a"), slow.run(Draft(), run_id="b"))
+
+    asyncio.run(both())
+    assert terminal.screen() == ""
+    assert terminal.text.count("\x1b[?25l") == terminal.text.count("\x1b[?25h") == 1
 
 
-def test_a_completed_run_shows_nothing(memory):
-    """There is no step to show."""
-    refine = Maker(memory, is_async=False)(grow, converge_on=until(1))
-    refine.run(Draft(), run_id="r")
-    console = pipe()
-    assert list(track(refine.stream(run_id="r"), console=console)) == []
-    assert text_of(console) == ""
+def test_what_is_printed_and_logged_stands_above_in_order(sync, terminal):
+    """Also through a handler that was made before, with markup and half lines as they are."""
+    handler = logging.StreamHandler()
+    log = logging.getLogger("tests.progress")
+    log.addHandler(handler)
+
+    def talks(draft: Draft) -> Draft:
+        terminal.await_text(rf"step {draft.n} ·")
+        print(f"[bold]thinking[/bold] {draft.n}: ", end="")
+        print("one", "two")
+        log.warning("logged %d", draft.n)
+        print("x" * 250, file=sys.stderr)
+        return grow(draft)
+
+    try:
+        sync(talks, converge_on=until(2)).run(Draft())
+    finally:
+        log.removeHandler(handler)
+    print("after")
+    told = [line for n in (0, 1) for line in (f"[bold]thinking[/bold] {n}: one two", f"logged {n}", "x" * 250)]
+    assert terminal.screen().splitlines() == [*told, "after"]
 
 
-def test_without_a_console_standard_error_is_used(memory, capsys):
-    """Standard output stays the caller's own."""
-    list(track(loop(checkpoint=memory, converge_on=until(1))(typed).stream(Draft(), run_id="r")))
-    out, err = capsys.readouterr()
-    assert (out, err.startswith("run r · step 0 · ")) == ("", True)
+def test_half_a_line_is_written_at_the_end(sync, terminal):
+    """Nothing that was printed is lost, not even what cannot be encoded."""
+
+    def talks(draft: Draft) -> Draft:
+        terminal.await_text("step 0")
+        print("half \ud800\na line", end="")
+        return grow(draft)
+
+    sync(talks, converge_on=until(1)).run(Draft())
+    assert terminal.screen() == "half \\ud800\na line"
 
 
-def typed(draft: Draft) -> Draft:
-    """The plainest step, with its types."""
-    return grow(draft)
+def test_what_goes_to_a_file_stays_there(sync, terminal, monkeypatch, tmp_path):
+    """With standard output in a file, what a step prints is not moved to the terminal."""
+    with (tmp_path / "out").open("w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+
+        def talks(draft: Draft) -> Draft:
+            terminal.await_text("step 0")
+            print("kept")
+            return grow(draft)
+
+        sync(talks, converge_on=until(1)).run(Draft())
+    assert (tmp_path / "out").read_text() == "kept\n"
+    assert terminal.screen() == ""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("overloaded"), KeyboardInterrupt(), SystemExit(3)])
+def test_however_a_run_ends_the_terminal_is_as_it_was(sync, terminal, error):
+    """The error comes through; nothing is left on the screen, and the cursor is to be seen."""
+
+    def fails(draft: Draft) -> Draft:
+        terminal.await_text("step 0")
+        raise error
+
+    with pytest.raises(type(error)):
+        sync(fails).run(Draft())
+    assert is_untouched(terminal)
+    assert terminal.screen() == ""
+
+
+def test_a_failed_try_is_shown_until_the_next_one_is_done(sync, terminal):
+    """It says the error, and that it is tried again."""
+    tried = []
+
+    def flaky(draft: Draft) -> Draft:
+        if not tried:
+            tried.append(1)
+            raise TimeoutError("\x1b[31mslow\u202e")
+        terminal.await_text(r"✘ TimeoutError: \\x1b\[31mslow\\u202e; tried again")
+        return grow(draft)
+
+    sync(flaky, retry=Retry(attempts=2, wait=0), converge_on=until(1)).run(Draft())
+    assert terminal.screen() == ""
+
+
+def test_a_call_that_is_over_is_shown_no_more(sync, terminal):
+    """Only what is under way now is told."""
+    look = tool(name="look_up")(lambda n: terminal.await_text("→ look_up") or n)
+
+    def step(draft: Draft) -> Draft:
+        look(draft.n)
+        before = len(terminal.plain)
+        terminal.await_text(rf"(?s)\A.{{{before}}}.*run r draft[^→]*\Z")
+        return grow(draft)
+
+    sync(step, converge_on=until(1)).run(Draft(), run_id="r")
+    assert terminal.plain.rindex("run r draft") > terminal.plain.rindex("→ look_up")
+
+
+@pytest.mark.parametrize(("no_color", "codes"), [("1", False), ("", True)])
+def test_colours_are_for_those_who_want_them(sync, terminal, monkeypatch, no_color, codes):
+    """With NO_COLOR the lines move without any."""
+    monkeypatch.setenv("NO_COLOR", no_color)
+    sync(lambda draft: terminal.await_text("step 0") or grow(draft), converge_on=until(1)).run(Draft())
+    assert ("\x1b[36m" in terminal.text) is codes
+
+
+def test_a_forked_process_prints_as_ever(sync, terminal):
+    """It has no display, and no lock of the one it was forked from."""
+
+    def forks(draft: Draft) -> Draft:
+        terminal.await_text("step 0")
+        child = os.fork()
+        if not child:
+            print("the child")
+            with shown():
+                pass
+            terminal.stream.flush()
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        terminal.await_text("the child")
+        return grow(draft)
+
+    sync(forks, converge_on=until(1)).run(Draft())
+    assert is_untouched(terminal)
+
+
+def test_a_stream_is_shown_until_it_ends_or_is_closed(memory, terminal):
+    """Also while its reader has the steps; a reader who leaves early leaves nothing behind."""
+    refine = Maker(memory, is_async=False)(grow, progress=True, budget=Budget(iterations=9))
+    with refine.stream(Draft(), run_id="r") as steps:
+        next(steps)
+        terminal.await_text("1/9 steps")
+    assert is_untouched(terminal)
+    for _ in refine.stream(run_id="r", budget=Budget(iterations=3)):
+        pass
+    assert is_untouched(terminal)
+    assert terminal.screen() == ""
+
+
+def test_a_run_that_goes_on_knows_its_scores(memory, terminal):
+    """The sparkline begins with the scores of earlier days, and the best of them is named."""
+    refine = Maker(memory, is_async=False)(scripted(5, 1, 2), scorer=size, converge_on=lambda h: len(h) > 2)
+    with refine.stream(Draft(), run_id="r") as steps:
+        next(steps), next(steps)
+    waits = refine.with_options(on_step=lambda _: terminal.await_text(r"score 2 █▁. · best 5 \(step 0\)"))
+    waits.resume("r", progress=True)
+
+
+# Anywhere else
+
+
+def test_off_a_terminal_each_step_is_a_plain_line(make, capsys):
+    """With step, score, best, steps, money and time, against their limits."""
+    budget = Budget(usd=2, iterations=9, wall_clock="10m")
+    refine = make(scripted(2, 1, 3), scorer=size, converge_on=until(3), cost_fn=lambda _: 0.25, budget=budget)
+    go(refine.run(Draft(), run_id="r", progress=True))
+    assert re.sub(r"\d\.\ds of", "0.0s of", capsys.readouterr().err).splitlines() == [
+        "run r · step 0 · score 2 · best 2 (step 0) · 1/9 steps · $0.25 of $2.00 · 0.0s of 10m00s",
+        "run r · step 1 · score 1 · best 2 (step 0) · 2/9 steps · $0.50 of $2.00 · 0.0s of 10m00s",
+        "run r · step 2 · score 3 · best 3 (step 2) · 3/9 steps · $0.75 of $2.00 · 0.0s of 10m00s",
+    ]
+
+
+def test_failed_tries_are_lines_too(sync, capsys):
+    """They say what went wrong, on one line; how the outermost run ends is left to its caller."""
+
+    def fails(draft: Draft) -> Draft:
+        raise TimeoutError(NASTY)
+
+    child = sync(fails, name="child")
+    with pytest.raises(TimeoutError):
+        sync(lambda draft: child(draft), retry=Retry(attempts=2, wait=0)).run(Draft(), run_id="r")
+    lines = capsys.readouterr().err.splitlines()
+    starts = [
+        f"run {run_id} · step 0 · TimeoutError: [bold]no[/bold] \\x1b[31mred" for run_id in ("r.0.0", "r", "r.0.0")
+    ]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+    assert [line.endswith("… · tried again") for line in lines] == [False, True, False]
+    assert max(map(len, lines)) < 700
+
+
+def test_a_step_is_told_once_however_many_ask_for_it(sync, capsys):
+    """A child run says its id, also when it asks for progress itself, and its parent does."""
+    child = sync(grow, name="child", converge_on=until(1))
+    sync(lambda draft: child(draft) and grow(draft), converge_on=until(1)).run(Draft(), run_id="r")
+    assert [line.split(" · ")[:2] for line in capsys.readouterr().err.splitlines()] == [
+        ["run r.0.0", "step 0"],
+        ["run r", "step 0"],
+    ]
+
+
+def test_a_child_may_ask_for_progress_alone(memory, capsys):
+    """Then only the child is shown."""
+    make = Maker(memory, is_async=False)
+    child = make(grow, name="child", progress=True, converge_on=until(1))
+    make(lambda draft: child(draft) and grow(draft), converge_on=until(1)).run(Draft(), run_id="r")
+    assert [line.split(" · ")[0] for line in capsys.readouterr().err.splitlines()] == ["run r.0.0"]
+
+
+def test_what_the_caller_says_counts_more_than_the_loop(sync, capsys):
+    """With `progress=False` a loop that would be shown is not."""
+    sync(grow, converge_on=until(1)).run(Draft(), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_stream_gives_its_lines_too(make, capsys):
+    """A loop that is to be shown is shown however it is run."""
+    go(make(grow, progress=True, converge_on=until(2)).stream(Draft(), run_id="r"))
+    assert [line.split(" · ")[1] for line in capsys.readouterr().err.splitlines()] == ["step 0", "step 1"]
+
+
+@pytest.mark.parametrize("kind", ["dumb", "unknown"])
+def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(sync, terminal, monkeypatch, kind):
+    """There is no code in them."""
+    monkeypatch.setenv("TERM", kind)
+    sync(grow, converge_on=until(2)).run(Draft(), run_id="r")
+    terminal.close()
+    assert [line[:14] for line in terminal.text.splitlines()] == ["run r · step 0", "run r · step 1"]
+    assert "\x1b" not in terminal.text
+
+
+def test_a_run_goes_on_without_standard_error(sync, monkeypatch):
+    """A program without a console has none."""
+    monkeypatch.setattr(sys, "stderr", None)
+    assert sync(grow, converge_on=until(1)).run(Draft()).status is RunStatus.COMPLETED
+
+
+def test_a_run_goes_on_when_standard_error_is_closed(sync, monkeypatch, tmp_path):
+    """Nobody reads what is shown, and that is no mistake of the run."""
+    with (tmp_path / "err").open("w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        refine = sync(lambda draft: file.close() or grow(draft), converge_on=until(1))
+        assert refine.run(Draft()).status is RunStatus.COMPLETED
+
+
+def test_a_run_goes_on_when_its_terminal_is_closed(sync, terminal):
+    """The display gives up, and the step does not notice."""
+
+    def closes(draft: Draft) -> Draft:
+        terminal.await_text("step 0")
+        terminal.close()
+        return grow(draft)
+
+    assert sync(closes, converge_on=until(1)).run(Draft()).status is RunStatus.COMPLETED
