@@ -129,11 +129,11 @@ async def run_to_end(request: Request[S]) -> Ending[S]:
     with ExitStack() as stack:
         if (scope := current_scope()) is not None:
             stack.enter_context(under_way(scope))
-        if request.trace is not None:
+        if (page := request.trace) is not None:
             from loomc_runner.trace import traced
 
             request = request.named()
-            stack.enter_context(traced(opening.store_of(request.spec), str(request.run_id), request.trace))
+            stack.enter_context(traced(opening.store_of(request.spec), str(request.run_id), page))
         if request.spec.progress if request.progress is None else request.progress:
             from loomc_runner.progress import shown
 

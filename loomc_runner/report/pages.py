@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
+from loomc_runner.errors import RunNotFound
 from loomc_runner.records import Attempt, Call, Charge, Run, RunStatus, StepRecord
 from loomc_runner.store import Store
 
@@ -59,6 +60,14 @@ def page_calls(store: Store, run: Run, start: int = 0) -> Iterator[Call]:
 def page_charges(store: Store, run: Run, start: int = 0) -> Iterator[Charge]:
     """All charges of a run, step by step."""
     return _page(store.charges, run, start)
+
+
+def parent_of(store: Store, run: Run) -> Run | None:
+    """The run that a child belongs to; None where that is gone."""
+    try:
+        return store.get_run(run.parent_run_id or "")
+    except RunNotFound:
+        return None
 
 
 def _page(read: Callable[[str, int, int], Iterable[T]], run: Run, start: int) -> Iterator[T]:

@@ -12,7 +12,7 @@ from loomc_runner.clock import SystemClock
 from loomc_runner.errors import RunNotFound
 from loomc_runner.records import INITIAL, NANO, CallStatus, Question, Run, RunStatus
 from loomc_runner.report.limits import Limit, limits
-from loomc_runner.report.pages import page_calls
+from loomc_runner.report.pages import page_calls, parent_of
 from loomc_runner.store import MOST_TRIES, Store
 
 
@@ -83,7 +83,8 @@ def command_to_go_on(store: Store, run: Run) -> str | None:
     if run.status in {RunStatus.RUNNING, RunStatus.COMPLETED} or not _has_a_state(store, run):
         return None
     if run.parent_run_id is not None:
-        return command_to_go_on(store, store.get_run(run.parent_run_id))
+        parent = parent_of(store, run)
+        return None if parent is None else command_to_go_on(store, parent)
     if asked := _first_asked(store, run):
         verb = "approve" if "approved" in asked.schema.get("properties", {}) else "answer"
         return f"loomc {verb} {asked.run_id}{'' if verb == 'approve' else ' ANSWER'} --by YOU"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loomc_runner.records import INITIAL, NANO, Attempt, Run, RunStatus, StepRecord
-from loomc_runner.report.pages import page_attempts, page_steps
+from loomc_runner.report.pages import page_attempts, page_steps, parent_of
 from loomc_runner.store import Store
 
 LEFT = {"waiting": "?", "paused": "⏸", "cancelled": "⏹"}
@@ -90,4 +90,5 @@ def _under_way(run: Run, total: int, spent: int) -> Line:
 def _is_dollar_capped(store: Store, run: Run) -> bool:
     if (run.budget or {}).get("usd") is not None:
         return True
-    return run.parent_run_id is not None and _is_dollar_capped(store, store.get_run(run.parent_run_id))
+    parent = None if run.parent_run_id is None else parent_of(store, run)
+    return parent is not None and _is_dollar_capped(store, parent)

@@ -196,3 +196,15 @@ def test_a_part_of_a_long_run_can_be_shown(here, workshop):
     told = json.loads(here(workshop, "show", "climb", "--offset", "1", "--limit", "2", "--json").out)
     assert [step["step_n"] for step in told["steps"]] == [1, 2]
     assert "stopped     converged" in text
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "history", "verify"])
+def test_a_child_whose_parent_is_gone_can_be_looked_at(here, workshop, command):
+    """There is nothing to go on with; verify says what is missing."""
+    with closing(sqlite3.connect(workshop / ".loomc/checkpoints.db")) as db:
+        db.execute("DELETE FROM runs WHERE id = 'master'")
+        db.commit()
+    outcome = here(workshop, command, "master-0")
+    assert outcome.status == (command == "verify")
+    assert "go on" not in outcome.out
+    assert command != "verify" or "is a child of run master, which is not there" in outcome.out
