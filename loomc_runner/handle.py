@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar, cast, overload
 from loomc_runner import opening
 from loomc_runner.budget import Budget
 from loomc_runner.children import Batch, map_in_tasks, map_in_threads
-from loomc_runner.errors import AnswerRefused
+from loomc_runner.errors import AnswerRefused, SpecError
 from loomc_runner.forking import fork
 from loomc_runner.outside import find_question, give_answer, verdicts
 from loomc_runner.questions import Approval
@@ -19,8 +19,10 @@ from loomc_runner.records import RunResult
 from loomc_runner.running import Ending, Request, run_to_end
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.spec import LoopSpec, respecified
+from loomc_runner.state import Codec
 from loomc_runner.store import finish
 from loomc_runner.stream import AsyncStream, Stream
+from loomc_runner.whatif import WhatIf, what_if
 
 S = TypeVar("S")
 
@@ -87,6 +89,51 @@ class Handle(Generic[S]):
         elif isinstance(value, bool):
             values += verdicts(by, approved=value)
         give_answer(store, find_question(store, run_id, question), values, by, self.spec.clock.now())
+
+    @overload
+    def what_if(
+        self, run_id: str, *, converge_on: Any = None, budget: Budget | None = None, backtrack: Any = None
+    ) -> WhatIf: ...
+    @overload
+    def what_if(
+        self,
+        run_id: list[str] | tuple[str, ...],
+        *,
+        converge_on: Any = None,
+        budget: Budget | None = None,
+        backtrack: Any = None,
+    ) -> list[WhatIf]: ...
+    def what_if(
+        self,
+        run_id: str | list[str] | tuple[str, ...],
+        *,
+        converge_on: Any = None,
+        budget: Budget | None = None,
+        backtrack: Any = None,
+    ) -> WhatIf | list[WhatIf]:
+        """Where a run, or each of several, would have stopped under other rules; executes no step.
+
+        Args:
+            run_id: A run of this loop, or several.
+            converge_on: The detectors that would have been asked instead of its own.
+            budget: The budget that would have held instead of its own: dollars, `step_usd` and iterations.
+            backtrack: Always refused: after another way back other steps would have been taken.
+
+        Raises:
+            SpecError: When the record cannot tell: judges, async detectors, scores that are not there.
+        """
+        if backtrack is not None:
+            raise SpecError(f"backtrack={backtrack!r}: other steps would have been taken, and they are not on record")
+        if not isinstance(run_id, str):
+            return [self.what_if(one, converge_on=converge_on, budget=budget) for one in run_id]
+        spec, store = (
+            respecified(self.spec, {"converge_on": converge_on, "budget": budget}),
+            opening.store_of(self.spec),
+        )
+        run = store.get_run(run_id)
+        opening.check_owner(self.spec, run)
+        codec: Codec[S] = Codec(opening.stored_type(self.spec, run), self.spec.migrate)
+        return what_if(store, run, spec.detectors, budget, codec)
 
 
 class Loop(Handle[S]):

@@ -26,7 +26,7 @@ LAYERS = (  # bottom first; design.md, section 4
     "history context spec report outside",
     "watching",
     "questions breaker",
-    "calls step export progress plot trace",
+    "calls step export progress plot trace whatif",
     "interrupt",
     "cursor",
     "decide",
