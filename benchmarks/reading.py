@@ -47,7 +47,8 @@ def fill(path: Path, runs: int, steps: int) -> None:
         for run_id, count in (("short", 100), ("long", steps)):
             db.execute(
                 "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-                "INSERT INTO steps (run_id, step_n, parent_n, state_blob, nano_usd, tokens, score, timestamp, duration, best_n) SELECT ?, i, i - 1, "
+                "INSERT INTO steps (run_id, step_n, parent_n, state_blob, nano_usd, tokens, score, timestamp, "
+                "duration, best_n) SELECT ?, i, i - 1, "
                 "'{\"n\": 1}', 1000, 1, i, '2026-01-01T00:00:00+00:00', 0.1, i FROM n",
                 (count - 1, run_id),
             )

@@ -44,6 +44,7 @@ if _TYPE_CHECKING:
     from loomc_runner.retry import Retry
     from loomc_runner.store import Store
     from loomc_runner.stream import AsyncStream, Stream
+    from loomc_runner.whatif import WhatIf
 
 __version__ = "0.1.0"
 
@@ -92,6 +93,7 @@ __all__ = [
     "Strategy",
     "Stream",
     "WaitingForAnswer",
+    "WhatIf",
     "all_of",
     "ask",
     "call",
@@ -125,6 +127,7 @@ _HOMES = {
     "retry": "Retry",
     "store": "Store",
     "stream": "AsyncStream Stream",
+    "whatif": "WhatIf",
 }
 """Where each public name lives: looked up when it is first used, so that the command need not wait for the driver."""
 

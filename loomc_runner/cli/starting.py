@@ -6,8 +6,9 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
@@ -28,7 +29,8 @@ LOOK = 0.05
 def run_loop(
     target: Annotated[str, typer.Argument(metavar="LOOP", help="module:loop or file.py:loop.", show_default=False)],
     state: Annotated[
-        str, typer.Option(help="The initial state as JSON, or @FILE, a file with it.", show_default=False)
+        str,
+        typer.Option(help="The initial state as JSON; @FILE: a file with it, @-: standard input.", show_default=False),
     ],
     run_id: Annotated[
         str | None, typer.Option(help="An id of your choice; when that run exists, it goes on.", show_default=False)
@@ -60,7 +62,7 @@ def run_loop(
         asked = ["--db", url_of(db), *(() if trace is None else ("--trace", trace))]
         for name, limit in budget.to_json().items():
             asked += [f"--{name.replace('_', '-')}", str(limit)]
-        _detach([target, "--state", text, *asked], run_id, db, as_json=as_json)
+        _detach([target, *asked], text, run_id, db, as_json=as_json)
         return
     from loomc_runner.cli.working import Manner, work
     from loomc_runner.locate import loop_at
@@ -77,7 +79,9 @@ def run_loop(
 
 def _text_of(state: str) -> str:
     """The JSON text of a state, from the option or from the file it names."""
-    text = Path(state[1:]).read_text(encoding="utf-8") if state.startswith("@") else state
+    text = state
+    if state.startswith("@"):
+        text = sys.stdin.read() if state == "@-" else Path(state[1:]).read_text(encoding="utf-8")
     try:
         json.loads(text)
     except json.JSONDecodeError as error:
@@ -100,7 +104,7 @@ def _decoded(handle: Any, text: str) -> Any:
     return Codec(handle.spec.annotations[0] or Any).parse(text)
 
 
-def _detach(args: list[str], run_id: str | None, db: str | None, *, as_json: bool) -> None:
+def _detach(args: list[str], state: str, run_id: str | None, db: str | None, *, as_json: bool) -> None:
     """Start a process that works on the run, wait until the run has begun, and leave it alone."""
     from loomc_runner.opening import new_run_id
     from loomc_runner.store.connection import make_folder
@@ -112,11 +116,16 @@ def _detach(args: list[str], run_id: str | None, db: str | None, *, as_json: boo
         make_folder(folder)
     log = folder / "logs" / f"{run_id}.log"
     log.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", COMMAND, "run", *args, "--run-id", run_id]
+    command = [sys.executable, "-c", COMMAND, "run", *args, "--state", "@-", "--run-id", run_id]
     with log.open("ab") as out:
+        # The state goes through a pipe: an argument may have 128 KB, and everybody can read those of a process.
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, text=True
         )
+    with suppress(BrokenPipeError):  # it has ended; why is told below
+        cast("TextIO", process.stdin).write(state)
+    with suppress(BrokenPipeError):
+        cast("TextIO", process.stdin).close()
     while not _has_begun(db, run_id):
         try:
             status = process.wait(LOOK)

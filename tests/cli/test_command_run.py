@@ -107,6 +107,15 @@ def test_a_detached_run_goes_on_by_itself(loomc, here, fresh, reaped):
     assert "working" in (fresh / f".loomc/logs/{told['run_id']}.log").read_text()
 
 
+def test_a_detached_run_takes_a_state_of_any_size(loomc, here, fresh, reaped):
+    """Larger than an argument of a process may be; nobody sees it among the arguments."""
+    (fresh / "big.json").write_text(json.dumps({"n": 0, "text": "x" * 1_000_000}))
+    told = json.loads(loomc(fresh, "run", "lab.py:mortal", "--state", "@big.json", "--detach", "--json").out)
+    reaped.append(told["pid"])
+    assert ended(here, fresh, told["run_id"])["status"] == "completed"
+    assert len(json.loads(here(fresh, "state", told["run_id"], "--json").out)["state"]["text"]) == 1_000_000
+
+
 def test_a_detached_run_outlives_the_command_and_can_be_paused(loomc, here, fresh, reaped):
     """Nobody waits for it, and it is asked to stop like any other."""
     told = json.loads(loomc(fresh, "run", "lab.py:patient", "--state", "{}", "--detach", "--json", BROKEN="1").out)

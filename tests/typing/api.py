@@ -24,6 +24,7 @@ from loomc_runner import (
     RunStatus,
     StepRecord,
     Stream,
+    WhatIf,
     all_of,
     ask,
     call,
@@ -105,6 +106,9 @@ assert_type(refine.resume("mine"), Draft)
 assert_type(refine.resume("mine", budget=Budget(usd=3), force=True), Draft)
 assert_type(refine.run(Draft()), RunResult[Draft])
 assert_type(refine.run(Draft()).state, Draft)
+assert_type(refine.run(Draft(), progress=True, trace="page.html"), RunResult[Draft])
+assert_type(refine.what_if("mine", converge_on=target(0.9)), WhatIf)
+assert_type(refine.what_if(["mine", "yours"], budget=Budget(usd=1)), list[WhatIf])
 assert_type(refine.run(Draft()).best_state, Draft | None)
 assert_type(refine.run(Draft()).status, RunStatus)
 assert_type(refine.fork("mine", step=4, update={"text": "x"}), str)
