@@ -167,18 +167,12 @@ def test_a_process_at_work_is_named(here, fresh):
     assert f"locks       process {process.pid} is at work on patient\nall is well\n" in outcome.out
 
 
-@pytest.mark.parametrize("columns", ["60", "80", "200"])
-def test_it_fits_the_terminal(workshop, columns):
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_it_fits_the_terminal(on_terminal, workshop, columns):
     """No line is wider, and nothing that is stored steers it."""
     change(workshop, "UPDATE runs SET parent_run_id = 'x\x1b[31m' WHERE id = 'climb'")
-    script = "import os, pty, sys; os.system(f'stty cols {sys.argv[1]}'); os.system('loomc doctor')"
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    read = f"import pty, sys; sys.exit(pty.spawn([{sys.executable!r}, '-c', {script!r}, {columns!r}]) >> 8)"
-    environment = {**os.environ, "PATH": path, "TERM": "xterm", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", read], cwd=workshop, env=environment, capture_output=True, text=True, check=False
-    )
-    facts = [line for line in done.stdout.splitlines() if line and not line.startswith("loomc:")]
+    text = on_terminal(workshop, columns, "doctor", NO_COLOR="1")
+    facts = [line for line in text.splitlines() if line and not line.startswith("loomc:")]
     assert len(facts) > 8
-    assert max(map(cell_len, facts)) <= int(columns)
-    assert "\x1b" not in done.stdout
+    assert max(map(cell_len, facts)) <= columns
+    assert "\x1b" not in text

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
 import signal
-import struct
-import subprocess
 import sys
-import termios
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
@@ -22,35 +15,6 @@ from rich.cells import cell_len
 
 LOOMC = str(Path(sys.executable).with_name("loomc"))
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def read_all(terminal: int) -> str:
-    """Everything that is written to a terminal, until nobody writes any more."""
-    text = b""
-    while True:
-        try:
-            text += os.read(terminal, 65536)
-        except OSError:
-            return text.decode().replace("\r\n", "\n")
-
-
-@pytest.fixture
-def on_terminal() -> Callable[..., str]:
-    """Run the command on a terminal of so many columns; what it writes there."""
-
-    def run(folder: Path, columns: int, *args: str, **env: str) -> str:
-        ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-        kept = {k: v for k, v in os.environ.items() if k not in {"LOOMC_DB", "NO_COLOR", "COLUMNS", "FORCE_COLOR"}}
-        streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-        process = subprocess.Popen([LOOMC, *args], cwd=folder, env={**kept, "TERM": "xterm", **env}, **streams)
-        os.close(theirs)
-        text = read_all(ours)
-        os.close(ours)
-        process.wait(timeout=30)
-        return text
-
-    return run
 
 
 @pytest.mark.parametrize("columns", [40, 80, 140])
