@@ -168,7 +168,8 @@ def _size(out: TextIO) -> tuple[int, int]:
 def _console(out: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=out, force_terminal=True, highlight=False, markup=False, emoji=False)
+    plain = bool(os.environ.get("NO_COLOR"))  # said, since older versions of rich take an empty one for set
+    return Console(file=out, force_terminal=True, no_color=plain, highlight=False, markup=False, emoji=False)
 
 
 def _frame(console: Console, text: Text) -> str:
