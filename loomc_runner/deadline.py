@@ -226,7 +226,9 @@ class _Watch:
         if frame is not None and frame.f_globals.get("__name__") == "coverage.collector":
             return False  # coverage takes a lock there at every call: interrupted, the next call would wait for ever
         ours = frame
-        while ours is not None and not ours.f_code.co_filename.startswith(_PACKAGE):
+        while ours is not None and (
+            not ours.f_code.co_filename.startswith(_PACKAGE) or ours.f_code.co_filename == _ON_TERMINAL
+        ):
             ours = ours.f_back
         code = ours and ours.f_code
         if code is _hand_over.__code__:
@@ -305,6 +307,8 @@ class _Alarm:
 
 
 _PACKAGE: Final = call.__code__.co_filename.removesuffix("deadline.py")
+_ON_TERMINAL: Final = f"{_PACKAGE}{os.path.join('progress', 'footer.py')}"  # noqa: PTH118 - a name, no path to open
+"""Stands between a step that prints and its terminal, which may not take anything for as long as it likes."""
 _awaited: ContextVar[tuple[_Limit, ...]] = ContextVar("_awaited", default=())  # of enclosing `call_async`s
 _alarm: Final = _Alarm()
 if hasattr(os, "register_at_fork"):

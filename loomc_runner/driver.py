@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
 
-from loomc_runner.context import LOOK, Scope, asked_to_leave, end_works, entered, rest
+from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, outside_of_steps, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
@@ -20,7 +20,8 @@ from loomc_runner.records import Attempt, Charge, Control, RunStatus, StepRecord
 from loomc_runner.retry import category_of
 from loomc_runner.step import Outcome, perform
 from loomc_runner.store import block, patiently
-from loomc_runner.watching import log, tell
+from loomc_runner.watching import note, tell
+from loomc_runner.works import end_works
 
 S = TypeVar("S")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -79,15 +80,34 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
 
 
 async def _announce(cursor: Cursor[S], step: StepRecord[S]) -> None:
-    """Tell those who look on of a committed step; what `on_step` raises is logged, and changes nothing."""
+    """Tell those who look on of a committed step; what `on_step` raises is logged, and changes nothing.
+
+    It is called outside of any step, also in a child run: what it does is no part of the parent's step.
+    """
     tell("committed", cursor.lease.run_id, step)
     for callback in cursor.spec.on_step:
+        cancelled = _cancellations(cursor)
         try:
-            answer = callback(step)
-            if isawaitable(answer):
-                await _waited_for(cursor, answer)
-        except Exception:  # noqa: BLE001 - whatever it raises stops nothing
-            log.exception("run %s: on_step failed after step %d; the run goes on", cursor.lease.run_id, step.step_n)
+            with outside_of_steps():
+                answer = callback(step)
+                if isawaitable(answer):
+                    await _waited_for(cursor, answer)
+        except BaseException as error:
+            stray = type(error).__name__ == "CancelledError" and _cancellations(cursor) == cancelled
+            if not isinstance(error, Exception) and not stray:  # Ctrl-C, or somebody cancels the run
+                raise
+            words = ("run %s: on_step failed after step %d; the run goes on", cursor.lease.run_id, step.step_n)
+            note(*words, exc_info=True)
+
+
+def _cancellations(cursor: Cursor[Any]) -> int:
+    """How often somebody has asked to cancel the task that works on the run."""
+    if not cursor.spec.is_async:
+        return 0
+    import asyncio
+
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 async def _waited_for(cursor: Cursor[Any], answer: Awaitable[Any]) -> None:
@@ -155,7 +175,7 @@ async def pause(cursor: Cursor[S], error: BaseException) -> None:
     try:
         await end(cursor, Verdict(RunStatus.PAUSED, f"paused: {in_words(error)}", error=error))
     except LoomcError as second:
-        log.warning("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
+        note("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
 
 
 async def _commit(
@@ -260,7 +280,7 @@ async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> Non
         cursor.state = cursor.history.state(cursor.parent_n)
     except LoomcError as second:
         cursor.verdict = Verdict(RunStatus.INTERRUPTED, f"interrupted: {in_words(error)}", error=error)
-        log.warning("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
+        note("run %s could not be marked as paused: %s", cursor.lease.run_id, second)
 
 
 def _torn(cursor: Cursor[S], scope: Scope, committed: int, reserved: int) -> Transition:

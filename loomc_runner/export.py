@@ -215,14 +215,14 @@ def limit_json(limit: Limit) -> dict[str, Any]:
     return {"name": limit.name, "used": limit.used, "limit": limit.limit, "left": limit.left}
 
 
-def lists_of(store: Store, run: Run) -> dict[str, Iterable[Any]]:
+def lists_of(store: Store, run: Run, start: int = 0, stop: int | None = None) -> dict[str, Iterable[Any]]:
     """What happened in a run as lists of plain JSON, read as they are written; steps come with their states."""
     return {
         "steps": _steps(store, run),
-        "attempts": map(attempt_json, page_attempts(store, run)),
-        "calls": map(call_json, page_calls(store, run)),
+        "attempts": map(attempt_json, page_attempts(store, run, start, stop)),
+        "calls": map(call_json, page_calls(store, run, start, stop)),
         "questions": map(question_json, (q for q in store.questions(run.id) if q.run_id == run.id)),
-        "charges": map(charge_json, page_charges(store, run)),
+        "charges": map(charge_json, page_charges(store, run, start, stop)),
         "breakers": map(breaker_json, store.breakers(run.id)),
         "children": (child.id for child in store.list_runs(parent=run.id)),
     }

@@ -47,6 +47,7 @@ def _insert_fork(store: Store, origin: Run, step: int, text: str, spec: LoopSpec
         updated_at=at,
         forked_from=f"{origin.id}:{step}",
         budget=origin.budget,
+        direction=origin.direction,
         tags=origin.tags,
     )
     lease = finish(patiently(block, store.create_run, run, text))

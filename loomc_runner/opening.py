@@ -43,6 +43,12 @@ def new_run_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
+def check_run_id(run_id: str) -> None:
+    """Raise `SpecError` unless the text can be the id of a run."""
+    if not RUN_ID.fullmatch(run_id):
+        raise SpecError(f"run_id={run_id!r}: give letters, digits, dots, dashes and underscores, 128 at most")
+
+
 def store_of(spec: LoopSpec[Any]) -> Store:
     """Where a run of this loop is kept: a loop called inside a step shares the store of the enclosing run."""
     scope = current_scope()
@@ -56,8 +62,8 @@ async def look_up(spec: LoopSpec[Any], store: Store, run_id: str) -> Run:
 
 async def begin(spec: LoopSpec[S], state: S, run_id: str, child_key: str | None = None) -> Cursor[S]:
     """Start a new run: its initial state is stored before its first step."""
-    if child_key is None and not RUN_ID.fullmatch(run_id):
-        raise SpecError(f"run_id={run_id!r}: give letters, digits, dots, dashes and underscores, 128 at most")
+    if child_key is None:
+        check_run_id(run_id)
     codec, scope, store, at = state_codec(spec.annotations[0], state), current_scope(), store_of(spec), spec.clock.now()
     text = codec.encode_checked(state)
     ledger = Ledger(run_id, spec.budget, spec.clock, scope.account if scope else None)
@@ -81,6 +87,7 @@ async def begin(spec: LoopSpec[S], state: S, run_id: str, child_key: str | None 
         in_flight=None if account is None else 0,
         reserved_nano=0 if account is None else account.reserved,
         budget=None if spec.budget is None else spec.budget.to_json(),
+        direction=spec.stated_direction,
         tags=spec.tags,
     )
     try:
@@ -121,6 +128,7 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
         spec.code_hash,
         kept.to_json() if kept else None,
         notes,
+        direction=spec.stated_direction,
         afresh=force or changed or run.parent_run_id is not None,  # a child's tries are counted with its parent's
     )
     claim = await patiently(sleep_of(is_async=spec.is_async), store.claim, run_id, resumption)

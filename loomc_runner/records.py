@@ -46,7 +46,8 @@ class Run:
     """One run as it is stored. Money is in nano-dollars and without child runs, time in seconds.
 
     `child_key` is what a child run is known by inside its parent's step. `progress` counts what the run and its child
-    runs had completed at the last claim, `stuck` the claims since it last changed.
+    runs had completed at the last claim, `stuck` the claims since it last changed. `direction` says which scores are
+    better, `maximize` or `minimize`; runs of older versions do not.
     """
 
     id: str
@@ -79,6 +80,7 @@ class Run:
     dearest_nano: int = 0
     worked: float = 0.0
     best_step: int | None = None
+    direction: str | None = None
     result: str | None = None
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -87,6 +89,12 @@ class Run:
     def cost_usd(self) -> float:
         """What the run itself spent, in dollars."""
         return self.nano_usd / NANO
+
+    @property
+    def origin(self) -> tuple[str, int] | None:
+        """The run and the step it was forked from; None when it was not."""
+        name, _, step = (self.forked_from or "").rpartition(":")
+        return (name, int(step)) if name and step.lstrip("-").isdecimal() else None
 
 
 def no_state(step_n: int) -> Any:

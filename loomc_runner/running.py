@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
-from loomc_runner.context import Leave, current_scope, halting, under_way
+from loomc_runner.context import Leave, current_scope, halting
 from loomc_runner.cursor import Cursor
 from loomc_runner.driver import drive, pause
 from loomc_runner.errors import RunHalted, RunNotFound, RunStopped, SpecError, StallError, WaitingForAnswer
@@ -21,6 +21,7 @@ from loomc_runner.records import Run, RunResult, RunStatus
 from loomc_runner.spec import LoopSpec
 from loomc_runner.store import Store
 from loomc_runner.watching import AtWork, tell
+from loomc_runner.works import under_way
 
 S = TypeVar("S")
 

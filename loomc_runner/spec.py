@@ -62,6 +62,11 @@ class LoopSpec(Generic[S]):
         return any(getattr(strategy, "returns_best", False) for strategy in self.strategies)
 
     @property
+    def stated_direction(self) -> Direction | None:
+        """Which scores are better; None in a loop without scores."""
+        return None if self.scorer is None else self.direction
+
+    @property
     def annotations(self) -> tuple[Any, Any]:
         """The declared types of the state and of a `Done` result; None where nothing is declared, or not yet."""
         try:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from loomc_runner.budget import Ledger
-from loomc_runner.context import current_scope, under_way
+from loomc_runner.context import current_scope
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.driver import end, flow, pause
 from loomc_runner.errors import LoomcError, SpecError
@@ -18,6 +18,7 @@ from loomc_runner.running import Request, at_work, conclude, hand_up, inform, op
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.store import finish
 from loomc_runner.watching import tell, watched_by
+from loomc_runner.works import under_way
 
 if TYPE_CHECKING:
     from loomc_runner.progress import Display

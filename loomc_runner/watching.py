@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -119,10 +119,16 @@ def around(run_id: str, step_n: int, seq: int | None = None) -> AbstractContextM
     return _NOTHING if tracer is None else tracer(run_id, step_n, seq)
 
 
+def note(message: str, *about: Any, exc_info: bool = False) -> None:
+    """Write a warning to the log; a handler that fails there stops no run, and there is nobody left to tell."""
+    with suppress(Exception):
+        log.warning(message, *about, exc_info=exc_info)
+
+
 def tell(event: str, *about: Any) -> None:
     """Tell all who look on; `event` is the name of a method of `Watcher`."""
     for watcher in _watchers.get():
         try:
             getattr(watcher, event)(*about)
-        except Exception:
-            log.exception("%s could not be told that a run has %s", type(watcher).__name__, event)
+        except Exception:  # noqa: BLE001 - it changes nothing
+            note("%s could not be told that a run has %s", type(watcher).__name__, event, exc_info=True)

@@ -23,6 +23,8 @@ from loomc_runner.store import Store, finish
 AFTERWARDS = {"cost_fn", "cost_fn failed", "scorer", "judge"}
 """Labels of charges that are made when a step has returned its state, which is committed then."""
 
+UPWARDS = "whether higher or lower scores are better is not on record; higher is assumed"
+
 CHILDREN = "inside a step, child runs may have stopped at the cap sooner or later than is counted here"
 
 Step = StepRecord[Any]
@@ -110,7 +112,11 @@ def what_if(
         would_score=then,
         saved_usd=(spent - would_cost) / NANO,
         score_lost=None if then is None or best is None else gain(best, then, course.seen.direction),
-        unknown=((CHILDREN,) if course.has_capped_children() else ()) + (() if stop is None else stop.unknown),
+        unknown=(
+            *((CHILDREN,) if course.has_capped_children() else ()),
+            *((UPWARDS,) if course.recorded is None and best is not None else ()),
+            *(() if stop is None else stop.unknown),
+        ),
     )
 
 
@@ -200,7 +206,7 @@ class _Course:
         self.history = History(store, run.id, codec, run.steps)
         self.recorded = direction_of(store, run)
         directions = (getattr(part, "direction", None) for part in parts_of(tuple(detectors)))
-        self.seen = _Seen(self.history, next(filter(None, directions), self.recorded))
+        self.seen = _Seen(self.history, next(filter(None, directions), self.recorded or "maximize"))
 
     def follow(self) -> _Stop | None:
         """Go through the tries until a rule stops the run; None when none does."""

@@ -24,7 +24,7 @@ LAYERS = (  # bottom first; design.md, section 4
     "state budget converge backtrack deadline sigterm store",
     "journal",
     "history context spec report outside",
-    "watching",
+    "watching works",
     "questions breaker",
     "calls step export progress plot trace whatif",
     "interrupt",

@@ -17,11 +17,9 @@ from loomc_runner.context import (
     Scope,
     asked_to_leave,
     enclosing_call,
-    end_works,
     halting,
     metered,
     rest,
-    under_way,
     write,
     write_async,
 )
@@ -32,6 +30,7 @@ from loomc_runner.retry import category_of, parts_of_error
 from loomc_runner.state import Codec
 from loomc_runner.store import patiently, sleep_of
 from loomc_runner.watching import around, tell
+from loomc_runner.works import end_works, under_way
 
 
 class Made:
@@ -138,6 +137,10 @@ class Made:
                     await self._put(dataclasses.replace(entry, nano_usd=meter.nano_usd))
                     raise
                 error = caught
+            except BaseException as torn:  # Ctrl-C, a question, a deadline: no result, but what it has cost is known
+                if meter.nano_usd and not isinstance(torn, GeneratorExit):
+                    write(self.scope, call=dataclasses.replace(entry, nano_usd=meter.nano_usd))
+                raise
         ended = dataclasses.replace(
             entry,
             status=CallStatus.DONE if error is None else CallStatus.FAILED,

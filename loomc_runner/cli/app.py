@@ -11,6 +11,9 @@ import typer
 OFFERED = 50
 """Runs that a shell is offered to complete a beginning."""
 
+MANY = 1_000_000_000
+"""More than any list is long."""
+
 NAMES = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
@@ -44,10 +47,13 @@ RunId = Annotated[
     ),
 ]
 RunIds = Annotated[
-    list[str], typer.Argument(metavar="RUN...", help="Run ids, or their unique beginnings.", show_default=False)
+    list[str],
+    typer.Argument(
+        metavar="RUN...", help="Run ids, or their unique beginnings.", show_default=False, autocompletion=known_runs
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Limit = Annotated[
-    int | None, typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0)
+    int | None, typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0, max=MANY)
 ]
-Offset = Annotated[int, typer.Option(help="Leave out so many of the first.", min=0)]
+Offset = Annotated[int, typer.Option(help="Leave out so many of the first.", min=0, max=MANY)]

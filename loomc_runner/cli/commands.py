@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 from loomc_runner import __version__
 from loomc_runner.budget import Budget
 from loomc_runner.cli import render
-from loomc_runner.cli.app import AsJson, Database, Offset, RunId, app
+from loomc_runner.cli.app import MANY, AsJson, Database, Offset, RunId, app
 from loomc_runner.cli.database import next_command, option_of, path_of, url_of
 from loomc_runner.errors import SpecError
 from loomc_runner.export import (
@@ -73,9 +73,9 @@ def runs(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0),
+        typer.Option(help="At most so many; 0 for all. [default: 50 on a terminal, else all]", min=0, max=MANY),
     ] = None,
-    offset: Annotated[int, typer.Option(help="Leave out so many of the newest.", min=0)] = 0,
+    offset: Annotated[int, typer.Option(help="Leave out so many of the newest.", min=0, max=MANY)] = 0,
     tree: Annotated[
         bool, typer.Option("--tree", help="Child runs below their parents, with what each has cost.")
     ] = False,
@@ -108,7 +108,7 @@ def show(
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Live, from another process: tell new steps until the run has ended.")
     ] = False,
-    limit: Annotated[int, typer.Option(help="At most so many steps and failed tries; 0 for all.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="At most so many steps; 0 for all.", min=0, max=MANY)] = 0,
     offset: Offset = 0,
     as_json: AsJson = False,
     db: Database = None,
@@ -124,15 +124,17 @@ def show(
 
         follow_run(db, found, as_json=as_json)
     reached, command = limits(store, found), next_command(store, found, db)
+    end = offset + limit if limit else None
     if as_json:
         head = {"run": {**run_json(store, found), "limits": [limit_json(limit) for limit in reached], "go_on": command}}
-        steps = islice(map(step_json, page_steps(store, found, offset)), limit or None)
-        lists = {**lists_of(store, found), "steps": steps}  # without their states
+        steps = map(step_json, page_steps(store, found, offset, end))
+        lists = {**lists_of(store, found, offset, end), "steps": steps}  # without their states
         write_object(sys.stdout, head, lists)
         return
     screen = render.Screen.of_stdout()
     render.show_head(screen, found)
-    render.show_story(screen, islice(story(store, found), offset, offset + limit if limit else None))
+    lines = (line for line in story(store, found) if line.step_n >= offset)
+    render.show_story(screen, takewhile(lambda line: end is None or line.step_n < end, lines))
     branches = islice(family(store, found), 1, render.MOST_BRANCHES + 2)
     render.show_family(screen, ((branch, store.subtree(branch.run.id)[0]) for branch in branches))
     render.show_end(screen, found, reached, store.subtree(found.id)[0], inside(store, found), command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import typer
 
 from loomc_runner.cli import render
 from loomc_runner.cli.database import next_command
+from loomc_runner.cli.signals import leaving_on
 from loomc_runner.clock import format_duration
 from loomc_runner.errors import StoreBusy
 from loomc_runner.export import attempt_json, run_json, step_json
@@ -48,7 +50,8 @@ def follow(db: str | None, run: Run, *, as_json: bool) -> None:
     if not as_json:
         render.show_head(screen, run)
         print(follower.beginning(), flush=True)
-    with Footer(sys.stdout, follower.draw) if follower.moves else nullcontext():
+    footer = Footer(sys.stdout, follower.draw) if follower.moves else nullcontext()
+    with leaving_on(signal.SIGTERM, signal.SIGHUP), footer:
         last = follower.until_ended()
     if not as_json:
         store, spent = follower.store, follower.store.subtree(last.id)[0]

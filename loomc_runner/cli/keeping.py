@@ -14,7 +14,7 @@ from loomc_runner.cli.app import AsJson, Database, RunId, RunIds, app
 from loomc_runner.cli.database import option_of, path_of, url_of
 from loomc_runner.cli.paging import A_SCREENFUL
 from loomc_runner.errors import RequestRefused, RunLocked, RunNotFound, StoreError
-from loomc_runner.records import RunStatus
+from loomc_runner.records import Run, RunStatus
 from loomc_runner.report import dollars, find_run, printable
 from loomc_runner.report.words import size
 from loomc_runner.store import block, finish, open_reader, open_store, patiently
@@ -50,22 +50,20 @@ def tag(
     found = find_run(open_reader(db), run)
     tags = found.tags
     if words or remove:
-        tags = _changed(found.id, tags, words or [], remove or [])
-        store = open_store(url_of(db))
-        finish(patiently(block, store.tag, found.id, tags))
+        _check_tags(found, words or [], remove or [])
+        tags = finish(patiently(block, open_store(url_of(db)).tag, found.id, words or [], remove or []))
     if as_json:
         print(json.dumps({"run_id": found.id, "tags": list(tags)}))
     else:
         render.show_facts(render.Screen.of_stdout(), [("run", found.id), ("tags", ", ".join(tags) or "none")])
 
 
-def _changed(run_id: str, tags: Sequence[str], words: Sequence[str], gone: Sequence[str]) -> tuple[str, ...]:
+def _check_tags(run: Run, words: Sequence[str], gone: Sequence[str]) -> None:
     from loomc_runner.spec import check_tags
 
     check_tags(words)
-    if missing := [word for word in gone if word not in tags]:
-        raise RequestRefused(f"run {run_id} has no tag {missing[0]!r}; loomc tag {run_id} lists those it has")
-    return tuple(dict.fromkeys(word for word in (*tags, *words) if word not in gone))
+    if missing := [word for word in gone if word not in run.tags]:
+        raise RequestRefused(f"run {run.id} has no tag {missing[0]!r}; loomc tag {run.id} lists those it has")
 
 
 @app.command()

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loomc_runner.cli import render
-from loomc_runner.cli.app import NAMES, AsJson, Database, Limit, Offset, RunId, app
+from loomc_runner.cli.app import NAMES, AsJson, Database, Limit, Offset, RunId, app, known_runs
 from loomc_runner.cli.paging import show_page, write_page
 from loomc_runner.cli.render import Cell, Column
 from loomc_runner.clock import format_duration
 from loomc_runner.errors import LoomcError, RunNotFound
 from loomc_runner.export import attempt_json, call_json, plain, write_array
 from loomc_runner.records import INITIAL, NANO, Attempt, Call, CallStatus, Run
-from loomc_runner.report import find_run, page_attempts, page_calls, page_runs, printable
+from loomc_runner.report import find_run, page_attempts, page_calls, printable
 from loomc_runner.store import Store, open_reader
 
 if TYPE_CHECKING:
@@ -56,18 +56,17 @@ def history(run: RunId, limit: Limit = None, offset: Offset = 0, as_json: AsJson
         write_page(rows, limit, offset)
         return
     show_page(HISTORY, (_history_row(node, forks) for node in lineage(store, found)), limit, offset)
-    if found.forked_from:
-        origin, _, step = found.forked_from.rpartition(":")
-        print(f"run {printable(found.id)} was forked from {_place(int(step))} of run {printable(origin)}")
+    if found.origin is not None:
+        origin, step = found.origin
+        print(f"run {printable(found.id)} was forked from {_place(step)} of run {printable(origin)}")
 
 
 def _forks(store: Store, run: Run) -> dict[int, list[str]]:
     """The runs forked from each step of a run."""
     forks: dict[int, list[str]] = {}
-    for other in page_runs(store):
-        origin, _, step = (other.forked_from or "").rpartition(":")
-        if origin == run.id:
-            forks.setdefault(int(step), []).append(other.id)
+    for other in store.list_runs(origin=run.id):
+        if other.origin is not None:
+            forks.setdefault(other.origin[1], []).append(other.id)
     return forks
 
 
@@ -78,7 +77,8 @@ def _place(step_n: int) -> str:
 def _history_row(node: Node, forks: dict[int, list[str]]) -> tuple[Cell, ...]:
     sides = "│ " * (node.depth - node.begins) + ("├─" if node.begins else "")
     name = "initial state" if node.step_n == INITIAL else str(node.step_n)
-    words = [*(["★ best"] if node.best else []), *(["✘ failed"] if node.failed else [])]
+    marks = {"★ best": node.best, "✘ failed": node.failed, "✘ missing on record": node.missing}
+    words = [mark for mark, applies in marks.items() if applies]
     word, _, number = (node.decision or "").partition(" ")
     words += {"restore": [f"↩ back to {_place(int(number or 0))}"], "escalate": ["⇧ escalated"]}.get(word, [])
     words += [f"⑂ run {fork}" for fork in forks.get(node.step_n, [])]
@@ -86,7 +86,7 @@ def _history_row(node: Node, forks: dict[int, list[str]]) -> tuple[Cell, ...]:
         Cell(f"{sides}● {name}"),
         Cell("" if node.score is None else f"{node.score:.6g}"),
         Cell("" if node.cost_usd is None else render.money(node.cost_usd)),
-        Cell(printable("  ".join(words)), "red" if node.failed else "green" if node.best else ""),
+        Cell(printable("  ".join(words)), "red" if node.failed or node.missing else "green" if node.best else ""),
     )
 
 
@@ -216,8 +216,10 @@ def _show_texts(screen: render.Screen, change: Change) -> None:
 
 @app.command(name="compare")
 def compare_runs(
-    run1: Annotated[str, typer.Argument(metavar="RUN1", help="A run id, or its unique beginning.")],
-    run2: Annotated[str, typer.Argument(metavar="RUN2", help="Another one.")],
+    run1: Annotated[
+        str, typer.Argument(metavar="RUN1", help="A run id, or its unique beginning.", autocompletion=known_runs)
+    ],
+    run2: Annotated[str, typer.Argument(metavar="RUN2", help="Another one.", autocompletion=known_runs)],
     limit: Limit = None,
     offset: Offset = 0,
     fail_if_worse: Annotated[
@@ -239,7 +241,9 @@ def compare_runs(
     else:
         _show_comparison(told, pairs, limit, offset)
     if fail_if_worse and told.gain is None:
-        raise LoomcError(f"run {first.id} and run {second.id} cannot be compared: one of them has no score")
+        scored = told.first.best_score is not None and told.second.best_score is not None
+        why = "which scores are better is not on record" if scored else "one of them has no score"
+        raise LoomcError(f"run {first.id} and run {second.id} cannot be compared: {why}")
     if fail_if_worse and told.gain is not None and told.gain < 0:
         raise LoomcError(f"run {second.id} is worse than run {first.id}: its best score is {-told.gain:g} behind")
 
@@ -253,7 +257,11 @@ def _show_comparison(told: Comparison, pairs: Iterable[Pair], limit: int | None,
     parts = "nowhere" + (": one is the beginning of the other" if told.first.steps != told.second.steps else "")
     if told.parts_at is not None:
         parts = "from the beginning: their initial states differ" if told.parts_at == INITIAL else _place(told.parts_at)
-    gained = "" if told.gain is None else f"{told.gain:+g} for the second ({told.direction} the score)"
+    gained = (
+        ""
+        if told.gain is None
+        else f"{told.gain:+g} for the second" + (f" ({told.direction} the score)" if told.direction else "")
+    )
     render.show_facts(screen, [("part at", parts), ("gain", gained)])
     print()
     rows = ((Cell(str(pair.step_n)), *_scores(pair.first, pair.second)) for pair in pairs)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from loomc_runner.clock import format_duration
-from loomc_runner.records import NANO, Question, Run, RunStatus
+from loomc_runner.records import INITIAL, NANO, Question, Run, RunStatus
 from loomc_runner.report import Branch, Limit, Line, dollars, printable, reason
 
 PAGE = 200
@@ -113,13 +113,13 @@ def show_head(screen: Screen, run: Run) -> None:
     """What a run is, above its steps."""
     status = screen.paint(run.status.value, COLOURS[run.status])
     write([f"run {screen.paint(printable(run.id), 'bold')}  {status}"])
-    origin, _, step = (run.forked_from or "").rpartition(":")
+    origin, step = run.origin or ("", 0)
     facts = {
         "loop": (run.loop or "not named by loomc 0.3.0") + (f" in {run.source}" if run.source else ""),
         "created": moment(run.created_at),
         "updated": moment(run.updated_at) + (f", resumed {_times(run.resumes)}" if run.resumes else ""),
         "child of": f"{run.parent_run_id}, step {run.parent_step}" if run.parent_run_id else "",
-        "forked from": f"{origin}, " + ("its initial state" if step == "-1" else f"step {step}") if origin else "",
+        "forked from": f"{origin}, " + ("its initial state" if step == INITIAL else f"step {step}") if origin else "",
         "tags": ", ".join(run.tags),
     }
     show_facts(screen, facts.items())

@@ -106,43 +106,68 @@ def _decoded(handle: Any, text: str) -> Any:
 
 def _detach(args: list[str], state: str, run_id: str | None, db: str | None, *, as_json: bool) -> None:
     """Start a process that works on the run, wait until the run has begun, and leave it alone."""
-    from loomc_runner.opening import new_run_id
+    from loomc_runner.opening import check_run_id, new_run_id
     from loomc_runner.store.connection import make_folder
 
-    run_id, folder = run_id or new_run_id(), Path(path_of(db)).resolve().parent
+    run_id, folder = new_run_id() if run_id is None else run_id, Path(path_of(db)).resolve().parent
+    check_run_id(run_id)
     if _has_begun(db, run_id):
         raise RequestRefused(f"run {run_id} exists already; loomc resume {run_id}{option_of(db)} goes on with it")
     if not folder.exists():
         make_folder(folder)
     log = folder / "logs" / f"{run_id}.log"
     log.parent.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", COMMAND, "run", *args, "--state", "@-", "--run-id", run_id]
+    process = _start([*args, "--state", "@-", "--run-id", run_id], state, log)
+    there = option_of(db)
+    try:
+        _await_beginning(process, db, run_id, log)
+    except KeyboardInterrupt:
+        print(f"loomc: run {run_id} may begin in process {process.pid}: loomc pause {run_id}{there}", file=sys.stderr)
+        raise
+    if as_json:
+        print(json.dumps({"run_id": run_id, "pid": process.pid, "log": str(log)}))
+        return
+    print(
+        f"run {run_id} began in process {process.pid}: loomc show {run_id} --follow{there}, loomc pause {run_id}{there}"
+    )
+    print(f"what it prints is in {printable(str(log))}")
+
+
+def _start(args: list[str], state: str, log: Path) -> subprocess.Popen[str]:
+    """A process that works on the run, in a session of its own."""
     with log.open("ab") as out:
         # The state goes through a pipe: an argument may have 128 KB, and everybody can read those of a process.
         process = subprocess.Popen(  # noqa: S603
-            command, stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, text=True
+            [sys.executable, "-c", COMMAND, "run", *args],
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            text=True,
         )
-    with suppress(BrokenPipeError):  # it has ended; why is told below
+    with suppress(BrokenPipeError):  # it has ended; why is told by whoever waits for it
         cast("TextIO", process.stdin).write(state)
     with suppress(BrokenPipeError):
         cast("TextIO", process.stdin).close()
+    return process
+
+
+def _await_beginning(process: subprocess.Popen[str], db: str | None, run_id: str, log: Path) -> None:
+    """Wait until the run is on record.
+
+    Raises:
+        LoomcError: When the process has ended before; it says what that said.
+    """
     while not _has_begun(db, run_id):
         try:
             status = process.wait(LOOK)
         except subprocess.TimeoutExpired:
             continue
-        if not _has_begun(db, run_id):
-            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"status {status}"]
-            raise LoomcError(said[-1].removeprefix("loomc: "))
-        break
-    if as_json:
-        print(json.dumps({"run_id": run_id, "pid": process.pid, "log": str(log)}))
-        return
-    there = option_of(db)
-    print(
-        f"run {run_id} began in process {process.pid}: loomc show {run_id} --follow{there}, loomc pause {run_id}{there}"
-    )
-    print(f"what it prints is in {printable(str(log))}")
+        if _has_begun(db, run_id):
+            return
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [f"status {status}"]
+        log.unlink()
+        raise LoomcError(said[-1].removeprefix("loomc: "))
 
 
 def _has_begun(db: str | None, run_id: str) -> bool:

@@ -121,9 +121,8 @@ def _people(told: Explanation) -> Iterator[tuple[str, str]]:
     yield from _several("asked", [_answered(question) for question in told.questions])
     if told.children:
         yield "children", f"{_count(told.children, 'child run')} (loomc runs --tree)"
-    if told.run.forked_from:
-        origin, _, step = told.run.forked_from.rpartition(":")
-        yield "forked", f"from {_place(int(step))} of run {origin}"
+    if told.run.origin is not None:
+        yield "forked", f"from {_place(told.run.origin[1])} of run {told.run.origin[0]}"
     if told.run.parent_run_id:
         yield "child of", f"step {told.run.parent_step} of run {told.run.parent_run_id}"
 

@@ -58,7 +58,7 @@ def ask_what_if(
     store, budget = open_reader(db), Budget(usd=usd, iterations=iterations)
     asked = []
     for found in (find_run(store, prefix) for prefix in run):
-        detectors = _detectors(patience, min_delta, target_score, direction_of(store, found))
+        detectors = _detectors(patience, min_delta, target_score, direction_of(store, found) or "maximize")
         asked.append(what_if(store, found, detectors, budget))
     if as_json:
         print(json.dumps([plain(one) for one in asked]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext, redirect_stdout
@@ -16,6 +17,7 @@ import typer
 from pydantic_core import to_jsonable_python
 
 from loomc_runner.cli.database import next_command
+from loomc_runner.cli.signals import leaving_on
 from loomc_runner.errors import LoomcError, RunNotFound
 from loomc_runner.handle import AsyncLoop, Loop
 from loomc_runner.progress import shown
@@ -81,6 +83,7 @@ def _read(stream: AnyStream, store: Store, page: str | None) -> None:
             pass
 
     with ExitStack() as stack:
+        stack.enter_context(leaving_on(signal.SIGHUP))  # of SIGTERM the run takes care itself
         if page is not None:
             stack.enter_context(traced(store, stream.run_id, page))
         stack.enter_context(shown())

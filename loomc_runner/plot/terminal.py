@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+from loomc_runner.errors import LoomcError
 from loomc_runner.plot.curve import Curve
 from loomc_runner.plot.extra import need
 from loomc_runner.plot.limits import reached_by, summary_of
@@ -99,6 +101,10 @@ def _draw_rulers(figure: Any, curves: Sequence[Curve], side: str, width: int) ->
     if side == "right":
         scores = [score for curve in curves for score in curve.scores.values()]
         low, high = min(scores), max(scores)
+        if not math.isfinite(high - low):
+            raise LoomcError(
+                f"scores from {low:g} to {high:g} do not fit a terminal; -o run.png makes a picture of them"
+            )
         levels = [low + (high - low) * n / 4 for n in range(5)] if high > low else [low]
         figure.ruler("y", "left").ticks(levels, [f"{level:.4g}" for level in levels])
         figure.label("score", axis="y", side="left")

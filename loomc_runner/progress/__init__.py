@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -14,7 +15,7 @@ from loomc_runner.progress.board import Board, used_of
 from loomc_runner.progress.footer import Footer, can_move
 from loomc_runner.progress.view import CallAtWork, RunAtWork, as_text, parts, shortened, sparkline
 from loomc_runner.records import Attempt, StepRecord
-from loomc_runner.watching import watched_by
+from loomc_runner.watching import note, watched_by
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -44,6 +45,20 @@ class Display(Board):
         self.out, self.users = out, 0
         self.footer = Footer(out, self.draw) if out is not None and can_move(out) else None
 
+    def start(self) -> None:
+        """Begin to draw; where that cannot be, there are plain lines."""
+        if self.footer is not None:
+            try:
+                self.footer.start()
+            except (OSError, ValueError, RuntimeError, AttributeError) as error:
+                self.footer = None
+                note("the progress is told line by line: %s", error)
+
+    def finish(self) -> None:
+        """Leave the terminal as it was."""
+        if self.footer is not None:
+            self.footer.close()
+
     def draw(self, width: int, height: int) -> Text:
         """All runs as they stand now."""
         views, others = self.views()
@@ -65,7 +80,7 @@ class Display(Board):
 
     def _say(self, line: str) -> None:
         if self.out is not None and self.users:
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            with suppress(OSError, ValueError, AttributeError):  # nobody reads it any more, or it is no stream
                 self.out.write(f"{line}\n")
                 self.out.flush()
 
@@ -77,6 +92,11 @@ class _Stage:
         self.lock = threading.RLock()
         self.display: Display | None = None
 
+    def end(self) -> None:
+        """The process ends, and a run is still on display: its stream was never closed."""
+        if self.display is not None:
+            self.display.finish()
+
     def clear(self) -> None:
         """A forked process has neither the thread that draws nor those that held a lock."""
         if self.display is not None:
@@ -86,6 +106,7 @@ class _Stage:
 
 
 _stage = _Stage()
+atexit.register(_stage.end)
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_stage.clear)
@@ -96,9 +117,8 @@ def join() -> Display:
     with _stage.lock:
         if _stage.display is None:
             display = Display(sys.stderr)
-            if display.footer is not None:
-                display.footer.start()
             _stage.display = display
+            display.start()
         _stage.display.users += 1
         return _stage.display
 
@@ -111,8 +131,7 @@ def leave(display: Display) -> None:
         display.users -= 1
         if not display.users:
             _stage.display = None
-            if display.footer is not None:
-                display.footer.close()
+            display.finish()
 
 
 @contextmanager

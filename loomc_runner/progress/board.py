@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
-from itertools import islice
 from typing import Any
 
 from loomc_runner.budget import Budget, Ledger
@@ -56,7 +55,7 @@ class Entry:
     def view(self, step_n: int) -> RunAtWork:
         """The run as it stands now."""
         now = time.monotonic()
-        at_work = [child.view(child.ledger.steps) for child in islice(self.children.values(), MOST_CHILDREN)]
+        at_work = [child.view(child.ledger.steps) for child in list(self.children.values())[:MOST_CHILDREN]]
         return RunAtWork(
             run_id=self.ledger.run_id,
             loop=self.loop,
@@ -66,7 +65,7 @@ class Entry:
             best_step=self.best_step,
             best_score=self.best_score,
             limits=used_of(self.ledger.budget, *_used(self.ledger)),
-            calls=tuple(CallAtWork(name, now - began) for name, began in self.calls.values()),
+            calls=tuple(CallAtWork(name, now - began) for name, began in list(self.calls.values())),
             failure=self._failure(now),
             children=tuple(at_work),
             others=len(self.children) - len(at_work),
@@ -85,19 +84,19 @@ class Board(Watcher):
     """The runs at work, each with its child runs below it."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is collected as garbage ends, also in the middle of a look
         self._entries: dict[str, Entry] = {}
         self._roots: dict[str, Entry] = {}
 
     def forget(self) -> None:
         """Take everything down, and any lock that somebody held: this process is a fork."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._entries, self._roots = {}, {}
 
     def views(self) -> tuple[list[RunAtWork], int]:
         """The outermost runs as they stand now, and how many more there are."""
         with self._lock:
-            shown = [entry.view(entry.ledger.steps) for entry in islice(self._roots.values(), MOST_CHILDREN)]
+            shown = [entry.view(entry.ledger.steps) for entry in list(self._roots.values())[:MOST_CHILDREN]]
             return shown, len(self._roots) - len(shown)
 
     def view(self, run_id: str, step_n: int) -> RunAtWork | None:

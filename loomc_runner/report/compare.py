@@ -56,16 +56,18 @@ class Comparison:
 
     Attributes:
         first, second: The two runs.
-        direction: Which scores are better, `maximize` or `minimize`.
+        direction: Which scores are better, `maximize` or `minimize`; None when the record does not tell, or the runs
+            do not agree.
         parts_at: The first step whose states differ, -1 for the initial states; None when the shorter one is the
             beginning of the longer one.
-        gain: By how much the best score of the second run is better, negative when it is worse; None when one has none.
+        gain: By how much the best score of the second run is better, negative when it is worse; None when one has none,
+            or the direction is not known.
         levels: Their best scores against money.
     """
 
     first: Side
     second: Side
-    direction: Direction
+    direction: Direction | None
     parts_at: int | None
     gain: float | None
     levels: tuple[Level, ...]
@@ -74,9 +76,12 @@ class Comparison:
 def compare(store: Store, first: Run, second: Run) -> Comparison:
     """Compare two runs: what they came to, and where they part."""
     sides = _side(store, first), _side(store, second)
-    direction = direction_of(store, first if first.best_step is not None else second)
+    known = {direction for run in (first, second) if (direction := direction_of(store, run)) is not None}
+    direction = known.pop() if len(known) == 1 else None
     before, after = sides[0].best_score, sides[1].best_score
-    gained = None if before is None or after is None else gain(after, before, direction)
+    gained = None
+    if before is not None and after is not None:
+        gained = 0.0 if before == after else None if direction is None else gain(after, before, direction)
     return Comparison(*sides, direction, _parts_at(store, first, second), gained, _levels(store, first, second))
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+MOST_PAIRS = 1_000_000
+"""How many items of two lists are matched with each other; `difflib` takes a second for so many."""
 
 MISSING: Any = object()
 """Stands for a value that is only in the other state."""
@@ -65,14 +68,30 @@ def _one(before: Any, after: Any, path: str) -> Iterator[Change]:
 
 
 def _items(before: list[Any], after: list[Any], path: str) -> Iterator[Change]:
-    matcher = difflib.SequenceMatcher(None, [*map(_text, before)], [*map(_text, after)], autojunk=False)
-    for kind, i, j, k, n in matcher.get_opcodes():
-        if kind == "equal":
-            continue
-        for offset in range(max(j - i, n - k)):
-            old = before[i + offset] if i + offset < j else MISSING
-            new = after[k + offset] if k + offset < n else MISSING
-            yield from _one(old, new, f"{path}[{i + offset if new is MISSING else k + offset}]")
+    old, new = [*map(_text, before)], [*map(_text, after)]
+    start, end = _in_common(old, new), 0
+    end = _in_common(old[start:][::-1], new[start:][::-1])
+    i, j, k, n = start, len(old) - end, start, len(new) - end
+    for kind, a, b, c, d in _matched(old[i:j], new[k:n]):
+        for offset in range(max(b - a, d - c) if kind != "equal" else 0):
+            one = before[i + a + offset] if a + offset < b else MISSING
+            other = after[k + c + offset] if c + offset < d else MISSING
+            place = i + a + offset if other is MISSING else k + c + offset
+            yield from _one(one, other, f"{path}[{place}]")
+
+
+def _in_common(old: list[str], new: list[str]) -> int:
+    """How many items are the same from the beginning on."""
+    return next(
+        (n for n, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new))
+    )
+
+
+def _matched(old: list[str], new: list[str]) -> Sequence[tuple[str, int, int, int, int]]:
+    """Which items became which; in very long lists those at the same place."""
+    if len(old) * len(new) > MOST_PAIRS:
+        return [("replace", 0, len(old), 0, len(new))]
+    return difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes()
 
 
 def _text(value: Any) -> str:

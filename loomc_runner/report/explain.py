@@ -16,6 +16,9 @@ from loomc_runner.store import Store
 
 UNLABELLED = "no label"
 
+NO_FAILURE = {*LEFT, "interrupted"}
+"""Categories of tries that nobody can blame for anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -64,7 +67,7 @@ class Explanation:
             made inside of a call counts for both.
         estimated_usd: How much of it was assumed and not reported.
         retried: Steps that took more than one try.
-        left: Tries that were left in order, since the run waited, was paused or cancelled.
+        left: Tries that were left, since the run waited, was paused or cancelled, or its process ended.
         restores: Which step each return came after, and the step it went back to.
         escalations: Steps after which something was changed, since scores stood still.
         absorbed: Steps that failed and were gone on from.
@@ -113,7 +116,7 @@ def explain(store: Store, run: Run) -> Explanation:
     It reads the whole record, states included, and keeps of it only what it tells.
     """
     road, attempts = _road(store, run), list(page_attempts(store, run))
-    failed = [attempt for attempt in attempts if attempt.category not in LEFT]
+    failed = [attempt for attempt in attempts if attempt.category not in NO_FAILURE]
     children, spent = store.list_runs(parent=run.id), store.subtree(run.id)[0]
     estimated, labels = _charges(store, run)
     return Explanation(
@@ -126,7 +129,7 @@ def explain(store: Store, run: Run) -> Explanation:
         sources=(*_calls(store, run), *_children(store, children), *labels),
         estimated_usd=estimated,
         retried=tuple(_retried(failed)),
-        left=tuple(attempt for attempt in attempts if attempt.category in LEFT),
+        left=tuple(attempt for attempt in attempts if attempt.category in NO_FAILURE),
         restores=tuple(road.restores),
         escalations=tuple(road.escalations),
         absorbed=tuple(road.absorbed),
@@ -159,7 +162,7 @@ def _spent_on(run: Run, road: _Road, attempts: list[Attempt], spent: int) -> Ite
     yield Share("committed steps", road.steps, road.nano / NANO)
     rest = spent - road.nano
     for name, kept in (("failed tries", False), ("tries that were left", True)):
-        tries = [attempt.nano_usd for attempt in attempts if (attempt.category in LEFT) is kept]
+        tries = [attempt.nano_usd for attempt in attempts if (attempt.category in NO_FAILURE) is kept]
         rest -= sum(tries)
         if tries:
             yield Share(name, len(tries), sum(tries) / NANO)

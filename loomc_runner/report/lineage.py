@@ -27,6 +27,7 @@ class Node:
         best: Whether it is the best step of the run.
         failed: Whether it has an error.
         decision: What was decided after it, as in the record.
+        missing: Whether the record has no such step; what grew from it is shown all the same.
     """
 
     step_n: int
@@ -38,6 +39,7 @@ class Node:
     best: bool = False
     failed: bool = False
     decision: str | None = None
+    missing: bool = False
 
 
 def lineage(store: Store, run: Run) -> Iterator[Node]:
@@ -72,14 +74,19 @@ def _children(store: Store, run: Run) -> tuple[array[int], array[int], array[int
     """The first step that grew from each step (shifted by one), the next one of the same parent, and the parents."""
     first, last = array("i", [NONE]) * (run.steps + 1), array("i", [NONE]) * (run.steps + 1)
     following, parents = array("i", [NONE]) * run.steps, array("i", [INITIAL]) * run.steps
-    for step in page_steps(store, run):
-        parent = step.parent_n if INITIAL <= step.parent_n < step.step_n else INITIAL
-        parents[step.step_n] = parent
+    found = page_steps(store, run)
+    step = next(found, None)
+    for step_n in range(run.steps):
+        parent = step_n - 1  # of a step that is missing, as far as anybody knows
+        if step is not None and step.step_n == step_n:
+            parent = step.parent_n if INITIAL <= step.parent_n < step_n else INITIAL
+            step = next(found, None)
+        parents[step_n] = parent
         if first[parent + 1] == NONE:
-            first[parent + 1] = step.step_n
+            first[parent + 1] = step_n
         else:
-            following[last[parent + 1]] = step.step_n
-        last[parent + 1] = step.step_n
+            following[last[parent + 1]] = step_n
+        last[parent + 1] = step_n
     return first, following, parents
 
 
@@ -102,7 +109,7 @@ class _Steps:
 def _node(steps: _Steps, run: Run, step_n: int, depth: int, *, begins: bool) -> Node:
     step = None if step_n == INITIAL else steps.get(step_n)
     if step is None:
-        return Node(step_n, None, depth, begins)
+        return Node(step_n, None, depth, begins, missing=step_n != INITIAL)
     return Node(
         step_n,
         step.parent_n,

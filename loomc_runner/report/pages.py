@@ -41,35 +41,44 @@ def page_runs(
         offset, left = offset + size, left - size
 
 
-def page_steps(store: Store, run: Run, start: int = 0) -> Iterator[StepRecord[Any]]:
-    """All committed steps of a run from `start` on, in order."""
-    for begin in range(start, run.steps, WINDOW):
-        yield from store.steps(run.id, begin, min(begin + WINDOW, run.steps))
+def page_steps(store: Store, run: Run, start: int = 0, stop: int | None = None) -> Iterator[StepRecord[Any]]:
+    """The committed steps of a run from `start` up to, not including, `stop`, in order."""
+    end = run.steps if stop is None else min(stop, run.steps)
+    for begin in range(start, end, WINDOW):
+        yield from store.steps(run.id, begin, min(begin + WINDOW, end))
 
 
-def page_attempts(store: Store, run: Run, start: int = 0) -> Iterator[Attempt]:
+def page_attempts(store: Store, run: Run, start: int = 0, stop: int | None = None) -> Iterator[Attempt]:
     """All failed and cut-off tries of a run, those of the step under way too."""
-    return _page(store.attempts, run, start)
+    return _page(store.attempts, run, start, stop)
 
 
-def page_calls(store: Store, run: Run, start: int = 0) -> Iterator[Call]:
-    """All durable calls of a run, in order."""
-    return _page(store.calls, run, start)
+def page_calls(store: Store, run: Run, start: int = 0, stop: int | None = None) -> Iterator[Call]:
+    """All durable calls of a run, in order; a window of calls at once, since one step may make very many."""
+    seq = 0
+    while found := store.calls(run.id, start, stop, seq=seq, limit=WINDOW):
+        yield from found
+        start, seq = found[-1].step_n, found[-1].seq + 1
 
 
-def page_charges(store: Store, run: Run, start: int = 0) -> Iterator[Charge]:
+def page_charges(store: Store, run: Run, start: int = 0, stop: int | None = None) -> Iterator[Charge]:
     """All charges of a run, step by step."""
-    return _page(store.charges, run, start)
+    return _page(store.charges, run, start, stop)
 
 
-def parent_of(store: Store, run: Run) -> Run | None:
-    """The run that a child belongs to; None where that is gone."""
-    try:
-        return store.get_run(run.parent_run_id or "")
-    except RunNotFound:
-        return None
+def ancestors(store: Store, run: Run) -> Iterator[Run]:
+    """The run a child belongs to, and so on up to the outermost that is there."""
+    seen = {run.id}
+    while run.parent_run_id is not None and run.parent_run_id not in seen:
+        try:
+            run = store.get_run(run.parent_run_id)
+        except RunNotFound:
+            return
+        seen.add(run.id)
+        yield run
 
 
-def _page(read: Callable[[str, int, int], Iterable[T]], run: Run, start: int) -> Iterator[T]:
-    for begin in range(start, run.steps + 1, WINDOW):  # one more than are committed: the step under way
-        yield from read(run.id, begin, begin + WINDOW)
+def _page(read: Callable[[str, int, int], Iterable[T]], run: Run, start: int, stop: int | None) -> Iterator[T]:
+    end = run.steps + 1 if stop is None else min(stop, run.steps + 1)  # one more than are committed: that under way
+    for begin in range(start, end, WINDOW):
+        yield from read(run.id, begin, min(begin + WINDOW, end))

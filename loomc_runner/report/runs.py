@@ -12,7 +12,7 @@ from loomc_runner.clock import SystemClock
 from loomc_runner.errors import RunNotFound
 from loomc_runner.records import INITIAL, NANO, CallStatus, Question, Run, RunStatus
 from loomc_runner.report.limits import Limit, limits
-from loomc_runner.report.pages import page_calls, parent_of
+from loomc_runner.report.pages import ancestors, page_calls
 from loomc_runner.store import MOST_TRIES, Store
 
 
@@ -42,11 +42,15 @@ def find_run(store: Store, prefix: str) -> Run:
         raise missing from None
 
 
-def family(store: Store, run: Run, depth: int = 0) -> Iterator[Branch]:
+def family(store: Store, run: Run) -> Iterator[Branch]:
     """A run and all its child runs, each below its parent, in the order in which they began."""
-    yield Branch(depth, run)
-    for child in reversed(store.list_runs(parent=run.id)):
-        yield from family(store, child, depth + 1)
+    waiting, seen = [Branch(0, run)], set[str]()
+    while waiting:
+        branch = waiting.pop()
+        if branch.run.id not in seen:  # a damaged record may go in circles
+            seen.add(branch.run.id)
+            yield branch
+            waiting.extend(Branch(branch.depth + 1, child) for child in store.list_runs(parent=branch.run.id))
 
 
 def inside(store: Store, run: Run) -> list[tuple[str, str]]:
@@ -83,8 +87,8 @@ def command_to_go_on(store: Store, run: Run) -> str | None:
     if run.status in {RunStatus.RUNNING, RunStatus.COMPLETED} or not _has_a_state(store, run):
         return None
     if run.parent_run_id is not None:
-        parent = parent_of(store, run)
-        return None if parent is None else command_to_go_on(store, parent)
+        outermost = [each for each in ancestors(store, run) if each.parent_run_id is None]
+        return command_to_go_on(store, outermost[0]) if outermost else None
     if asked := _first_asked(store, run):
         verb = "approve" if "approved" in asked.schema.get("properties", {}) else "answer"
         return f"loomc {verb} {asked.run_id}{'' if verb == 'approve' else ' ANSWER'} --by YOU"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loomc_runner.records import INITIAL, NANO, Attempt, Run, RunStatus, StepRecord
-from loomc_runner.report.pages import page_attempts, page_steps, parent_of
+from loomc_runner.report.pages import ancestors, page_attempts, page_steps
 from loomc_runner.store import Store
 
 LEFT = {"waiting": "?", "paused": "⏸", "cancelled": "⏹"}
@@ -55,8 +55,11 @@ def story(store: Store, run: Run, start: int = 0) -> Iterator[Line]:
         total += tried.nano_usd
         yield _failed_try(tried, total)
         tried = next(attempts, None)
+    spent = total if start else store.subtree(run.id)[0]
     if run.in_flight is not None:
-        yield _under_way(run, total, store.subtree(run.id)[0])
+        yield _under_way(run, total, spent)
+    elif spent > total:
+        yield _late(run, total, spent)
 
 
 def _committed(run: Run, step: StepRecord[Any], total: int, previous: int, *, unpriced: bool) -> Line:
@@ -87,8 +90,11 @@ def _under_way(run: Run, total: int, spent: int) -> Line:
     return Line(run.in_flight or 0, cost / NANO, (total + cost) / NANO, None, None, marks, None)
 
 
+def _late(run: Run, total: int, spent: int) -> Line:
+    """What was spent after its step had ended, by a thread that nobody waited for: it is of no try."""
+    words = ("⧗ spent after its step had ended",)
+    return Line(run.steps - 1, (spent - total) / NANO, spent / NANO, None, None, words, None)
+
+
 def _is_dollar_capped(store: Store, run: Run) -> bool:
-    if (run.budget or {}).get("usd") is not None:
-        return True
-    parent = None if run.parent_run_id is None else parent_of(store, run)
-    return parent is not None and _is_dollar_capped(store, parent)
+    return any((each.budget or {}).get("usd") is not None for each in (run, *ancestors(store, run)))

@@ -54,6 +54,7 @@ class Resumption:
     budget: dict[str, Any] | None
     notes: tuple[str, ...] = ()
     afresh: bool = False
+    direction: str | None = None
 
     def stuck(self, run: Run, progress: int) -> int:
         """How often the run will have been resumed where it is now.
@@ -124,8 +125,8 @@ class Store(Protocol):
         """
         ...
 
-    def tag(self, run_id: str, tags: Sequence[str]) -> None:
-        """Give a run these tags instead of those it has; whoever works on it, or nobody. Raises `RunNotFound`."""
+    def tag(self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> tuple[str, ...]:
+        """Add tags to a run, or take some away, whoever works on it; those it has then. Raises `RunNotFound`."""
         ...
 
     def delete(self, run_ids: Sequence[str]) -> None:
@@ -153,10 +154,14 @@ class Store(Protocol):
         loop: str | None = None,
         parent: str | None = None,
         parent_step: int | None = None,
+        origin: str | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> Sequence[Run]:
-        """Runs, newest first, that match: id prefix, status, part of the loop's name, parent run and its step."""
+        """Runs, newest first, that match.
+
+        That is: id prefix, status, part of the loop's name, parent run and its step, the run they were forked from.
+        """
         ...
 
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
@@ -178,8 +183,10 @@ class Store(Protocol):
         """The charges of a window of steps, in the order in which they were recorded."""
         ...
 
-    def calls(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Call]:
-        """The durable calls of a window of steps, in order."""
+    def calls(
+        self, run_id: str, start: int = 0, stop: int | None = None, *, seq: int = 0, limit: int | None = None
+    ) -> Sequence[Call]:
+        """The durable calls of a window of steps, in order, from call `seq` of its first step on; so many at most."""
         ...
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:
@@ -208,17 +215,23 @@ def ended_by(control: Control, run: Run) -> tuple[str, str] | None:
     return None
 
 
+def tagged(run: Run, add: Sequence[str], remove: Sequence[str]) -> tuple[str, ...]:
+    """The tags of a run after some were added and others taken away, in order and each once."""
+    return tuple(dict.fromkeys(tag for tag in (*run.tags, *add) if tag not in remove))
+
+
 def check_deletable(doomed: Mapping[str, Run], is_there: Callable[[str], bool]) -> None:
     """Raise unless runs may be deleted together: a run with all its child runs, and none that somebody works on."""
     for run in doomed.values():
-        top = run
-        while top.parent_run_id is not None and top.parent_run_id in doomed:
+        top, seen = run, {run.id}
+        while top.parent_run_id in doomed and top.parent_run_id not in seen:  # a damaged record may go in circles
             top = doomed[top.parent_run_id]
+            seen.add(top.id)
         if run.status is RunStatus.RUNNING:
             child = "" if top is run else f", a child of run {top.id},"
             ends = f"wait for it, or end it first: loomc pause {top.id}, or loomc cancel {top.id}"
             raise RunLocked(f"run {run.id}{child} is being worked on and cannot be deleted; {ends}")
-        if top.parent_run_id is not None and is_there(top.parent_run_id):
+        if top.parent_run_id is not None and top.parent_run_id not in doomed and is_there(top.parent_run_id):
             raise RunMismatch(
                 f"run {top.id} is a child of run {top.parent_run_id}, which pays for it and would make it again; "
                 f"delete that: loomc delete {top.parent_run_id}"

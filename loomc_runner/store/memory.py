@@ -27,7 +27,7 @@ from loomc_runner.records import (
     Transition,
     no_state,
 )
-from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, ended_by
+from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, ended_by, tagged
 
 R = TypeVar("R", Attempt, Call, Charge)
 
@@ -87,6 +87,7 @@ class MemoryStore:
                 spec_hash=resumption.spec_hash,
                 code_hash=resumption.code_hash,
                 budget=resumption.budget,
+                direction=resumption.direction or run.direction,
                 notes=(*run.notes, *resumption.notes),
                 control=self._asked_of(run.parent_run_id),
                 progress=progress,
@@ -171,11 +172,12 @@ class MemoryStore:
                     self._withdraw_all(*([run.id] if control is Control.CANCEL else []))
             return self.get_run(run_id)
 
-    def tag(self, run_id: str, tags: Sequence[str]) -> None:
-        """Give a run these tags instead of those it has."""
+    def tag(self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> tuple[str, ...]:
+        """Add tags to a run, or take some away."""
         with self._lock:
-            self.get_run(run_id)
-            self._runs[run_id] = dataclasses.replace(self._runs[run_id], tags=tuple(tags))
+            tags = tagged(self.get_run(run_id), add, remove)
+            self._runs[run_id] = dataclasses.replace(self._runs[run_id], tags=tags)
+        return tags
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Remove runs with their child runs and all that is on record of them."""
@@ -296,6 +298,7 @@ class MemoryStore:
         loop: str | None = None,
         parent: str | None = None,
         parent_step: int | None = None,
+        origin: str | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> Sequence[Run]:
@@ -311,6 +314,7 @@ class MemoryStore:
             and (loop is None or loop in (run.loop or ""))
             and (parent is None or run.parent_run_id == parent)
             and (parent_step is None or run.parent_step == parent_step)
+            and (origin is None or (run.origin or ("",))[0] == origin)
         ]
         return found[offset : None if limit is None else offset + limit]
 
@@ -338,11 +342,14 @@ class MemoryStore:
         with self._lock:
             return _within((charge for _, charge in self._charges.get(run_id, [])), start, stop)
 
-    def calls(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Call]:
+    def calls(
+        self, run_id: str, start: int = 0, stop: int | None = None, *, seq: int = 0, limit: int | None = None
+    ) -> Sequence[Call]:
         """The durable calls of a window of steps, in order."""
         with self._lock:
             found = _within(self._calls.get(run_id, {}).values(), start, stop)
-        return sorted(found, key=lambda call: (call.step_n, call.seq))
+        calls = [call for call in found if (call.step_n, call.seq) >= (start, seq)]
+        return sorted(calls, key=lambda call: (call.step_n, call.seq))[:limit]
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:
         """The questions of a run and its child runs, or the open ones of all."""

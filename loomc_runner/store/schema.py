@@ -142,7 +142,14 @@ CREATE TABLE breakers (
 CREATE INDEX breakers_by_run ON breakers (run_id);
 """
 
-SCRIPTS = (TABLES, INSIDE_A_STEP)
+DIRECTION = """
+ALTER TABLE runs ADD COLUMN direction TEXT;
+CREATE INDEX runs_by_origin ON runs (forked_from) WHERE forked_from IS NOT NULL;
+"""
+
+# `direction` is maximize or minimize, and NULL in runs that do not say it.
+
+SCRIPTS = (TABLES, INSIDE_A_STEP, DIRECTION)
 """What makes each version of the tables out of the one before, in order."""
 
 VERSION = len(SCRIPTS)
@@ -166,7 +173,10 @@ SELECT id, NULL AS loop, NULL AS source, spec_hash, NULL AS code_hash, NULL AS s
     NULL AS result, '[]' AS tags, '["written by loomc 0.3.0"]' AS notes
 FROM {runs} r
 """
-NO_CONTROL = "NULL AS control, NULL AS child_key, 0 AS progress, 0 AS stuck"
+NO_DIRECTION = "NULL AS direction"
+"""What the runs of the second version lack."""
+
+NO_CONTROL = f"NULL AS control, NULL AS child_key, 0 AS progress, 0 AS stuck, {NO_DIRECTION}"
 """What the runs of the first version lack."""
 
 LOOMC_STEPS = """
@@ -195,6 +205,7 @@ VIEWS = (
         "attempts": NO_ATTEMPTS,
     },
     {"runs": f"SELECT *, {NO_CONTROL} FROM {{runs}}"},
+    {"runs": f"SELECT *, {NO_DIRECTION} FROM {{runs}}"},
 )
 """How the tables of each older version are read as today's."""
 

@@ -27,6 +27,7 @@ from loomc_runner.store.base import ENDED, Resumption
 LONG = 4096
 """Characters of a result; a longer one is stored compressed."""
 
+NUMBERS = ("epoch", "resumes", "steps", "nano_usd", "tokens", "dearest_nano", "worked")
 MOMENTS = ("asked_at", "expires_at", "answered_at")
 
 RUN_COLUMNS = tuple(item.name for item in fields(Run))
@@ -45,7 +46,7 @@ STATE = "SELECT encoding, base_n, state_blob FROM steps WHERE run_id = ? AND ste
 CLAIM = (
     "UPDATE runs SET owner = ?, epoch = epoch + 1, resumes = resumes + 1, status = 'running', stop_reason = NULL, "
     "in_flight = NULL, reserved_nano = 0, updated_at = ?, loop = ?, source = ?, spec_hash = ?, code_hash = ?, "
-    "budget = ?, notes = ?, progress = ?, stuck = ?, "
+    "budget = ?, notes = ?, direction = coalesce(?, direction), progress = ?, stuck = ?, "
     "control = (SELECT parent.control FROM runs parent WHERE parent.id = runs.parent_run_id) WHERE id = ?"
 )
 ADVANCE = (
@@ -82,7 +83,8 @@ CHARGES = (
 
 CALL_COLUMNS = tuple(item.name for item in fields(Call))
 CALLS = (
-    f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n, seq"
+    f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND (step_n, seq) >= (?, ?) AND step_n < ? "
+    "ORDER BY step_n, seq LIMIT ?"
 )
 PUT_CALL = (
     f"INSERT INTO calls (run_id, {', '.join(CALL_COLUMNS)}) VALUES ({', '.join('?' * (len(CALL_COLUMNS) + 1))}) "
@@ -199,6 +201,7 @@ def list_query(
     loop: str | None,
     parent: str | None,
     parent_step: int | None,
+    origin: str | None,
     limit: int | None,
     offset: int,
 ) -> tuple[str, list[Any]]:
@@ -214,6 +217,8 @@ def list_query(
         wanted.append(("parent_run_id = ?", parent))
     if parent_step is not None:
         wanted.append(("parent_step = ?", parent_step))
+    if origin is not None:
+        wanted += [("forked_from >= ?", f"{origin}:"), ("forked_from < ?", f"{origin};")]  # ; comes right after :
     where = f" WHERE {' AND '.join(clause for clause, _ in wanted)}" if wanted else ""
     values = [value for _, value in wanted]
     window = [-1 if limit is None else limit, offset]
@@ -235,12 +240,22 @@ def run_from(row: Sequence[Any]) -> Run:
     """A row as a run."""
     values = dict(zip(RUN_COLUMNS, row, strict=True))
     values["status"] = RunStatus(values["status"])
+    for name in NUMBERS:
+        if not isinstance(values[name], int | float):
+            raise TypeError(f"{name} is {values[name]!r}")
     values["created_at"] = datetime.fromisoformat(values["created_at"])
     values["updated_at"] = datetime.fromisoformat(values["updated_at"])
-    values["budget"] = None if values["budget"] is None else json.loads(values["budget"])
-    values["tags"], values["notes"] = tuple(json.loads(values["tags"])), tuple(json.loads(values["notes"]))
+    values["budget"] = None if values["budget"] is None else dict(json.loads(values["budget"]))
+    values["tags"], values["notes"] = _words(values["tags"]), _words(values["notes"])
     values["control"] = control_from(values["control"])
     return Run(**values)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(json.loads(text))
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError(f"{text} is no list of texts")
+    return words
 
 
 def control_from(text: str | None) -> Control | None:
@@ -252,7 +267,7 @@ def resumption_values(run: Run, resumption: Resumption, progress: int) -> tuple[
     """What a claim writes into the row of the run."""
     notes = json.dumps([*run.notes, *resumption.notes])
     names = (resumption.loop, resumption.source, resumption.spec_hash, resumption.code_hash)
-    written = (resumption.at.isoformat(), *names, budget_text(resumption.budget), notes)
+    written = (resumption.at.isoformat(), *names, budget_text(resumption.budget), notes, resumption.direction)
     return (*written, progress, resumption.stuck(run, progress))
 
 

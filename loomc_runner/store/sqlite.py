@@ -29,7 +29,7 @@ from loomc_runner.records import (
     Transition,
 )
 from loomc_runner.store import owners, sql
-from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, ended_by
+from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, ended_by, tagged
 from loomc_runner.store.connection import SQLiteFile
 
 R = TypeVar("R")
@@ -192,11 +192,12 @@ class SQLiteStore(SQLiteFile):
                         db.execute(sql.WITHDRAW_ALL, (run.id,))
             return self._row(db, run_id)
 
-    def tag(self, run_id: str, tags: Sequence[str]) -> None:
-        """Give a run these tags instead of those it has."""
+    def tag(self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> tuple[str, ...]:
+        """Add tags to a run, or take some away."""
         with self._writing() as db:
-            self._row(db, run_id)
+            tags = tagged(self._row(db, run_id), add, remove)
             sql.put(db, sql.TAG, (json.dumps(tags), run_id))
+        return tags
 
     def delete(self, run_ids: Sequence[str]) -> None:
         """Remove runs with their child runs and all that is on record of them."""
@@ -254,6 +255,7 @@ class SQLiteStore(SQLiteFile):
         loop: str | None = None,
         parent: str | None = None,
         parent_step: int | None = None,
+        origin: str | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> Sequence[Run]:
@@ -261,7 +263,7 @@ class SQLiteStore(SQLiteFile):
         by_owner = status in {RunStatus.RUNNING, RunStatus.INTERRUPTED}  # only a look at the owner tells the two apart
         window = (None, 0) if by_owner else (limit, offset)
         with self._reading() as db:
-            rows = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, *window)).fetchall()
+            rows = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, origin, *window)).fetchall()
             runs = [self._as_shown(self._record(sql.run_from, row, row[0])) for row in rows]
         if not by_owner:
             return runs
@@ -296,9 +298,14 @@ class SQLiteStore(SQLiteFile):
         """The charges of a window of steps, in the order in which they were recorded."""
         return self._window(sql.CHARGES, sql.charge_from, run_id, start, stop)
 
-    def calls(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Call]:
+    def calls(
+        self, run_id: str, start: int = 0, stop: int | None = None, *, seq: int = 0, limit: int | None = None
+    ) -> Sequence[Call]:
         """The durable calls of a window of steps, in order."""
-        return self._window(sql.CALLS, sql.call_from, run_id, start, stop)
+        window = (run_id, start, seq, MANY if stop is None else stop, -1 if limit is None else limit)
+        with self._reading() as db:
+            rows = db.execute(sql.CALLS, window).fetchall()
+        return [self._record(sql.call_from, row, run_id) for row in rows]
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:
         """The questions of a run and its child runs, or the open ones of all."""

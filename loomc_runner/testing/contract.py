@@ -104,8 +104,9 @@ class StoreContract(InsideContract, KeepingContract):
         """The claim raises the epoch, writes the resumption, and tells how the run had stopped."""
         store.commit(store.create_run(a_run(notes=("old",)), "0"), PAUSED)
         names = {"loop": "b:loop", "source": "b.py", "spec_hash": "s2", "code_hash": "c2", "budget": {"tokens": 5}}
-        claim = store.claim("r", a_resumption(**names, notes=("new",)))
+        claim = store.claim("r", a_resumption(**names, notes=("new",), direction="minimize"))
         run = store.get_run("r")
+        assert run.direction == "minimize"
         assert {name: getattr(run, name) for name in names} == names
         assert (run.status, run.stop_reason, run.resumes) == (RunStatus.RUNNING, None, 1)
         assert (run.epoch, run.notes, run.updated_at) == (claim.lease.epoch, ("old", "new"), LATER)
@@ -193,6 +194,8 @@ class StoreContract(InsideContract, KeepingContract):
             ({"status": RunStatus.RUNNING, "limit": 1, "offset": 1}, "c"),
             ({"loop": "refine"}, "dba"),
             ({"parent": "a-1"}, "d"),
+            ({"origin": "a-1"}, "c"),
+            ({"origin": "a"}, ""),
             ({"prefix": "-1"}, ""),
             ({"prefix": "%"}, ""),
             ({"prefix": "b", "status": RunStatus.PAUSED, "loop": "refine", "limit": 5}, "b"),
@@ -201,7 +204,7 @@ class StoreContract(InsideContract, KeepingContract):
     def test_runs_are_listed_newest_first(self, store: Store, wanted: dict[str, Any], found: str) -> None:
         """What is asked for narrows the list, and the window is taken of what is left."""
         for n, name in enumerate("abcd"):
-            fields = {"loop": "x:other"} if name == "c" else {"parent_run_id": "a-1"} if name == "d" else {}
+            fields = {"c": {"loop": "x:other", "forked_from": "a-1:-1"}, "d": {"parent_run_id": "a-1"}}.get(name, {})
             lease = store.create_run(a_run(f"{name}-1", created_at=AT + timedelta(seconds=n), **fields), "0")
             if name == "b":
                 store.commit(lease, PAUSED)

@@ -43,6 +43,8 @@ class InsideContract:
         assert store.calls("r") == [done, failed, later]
         assert (store.calls("r", 0, 1), store.calls("r", 3), store.calls("r", 1, 3)) == ([done, failed], [later], [])
         assert (store.calls("no"), store.get_run("r").in_flight) == ([], 0)
+        windows = [store.calls("r", 0, seq=1), store.calls("r", limit=1), store.calls("r", 0, 1, seq=1, limit=5)]
+        assert windows == [[failed, later], [done], [failed]]
 
     def test_a_call_and_its_charges_are_stored_together(self, store: Store) -> None:
         """Money that waited for the database comes with the next call, or neither does."""

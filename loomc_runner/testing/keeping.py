@@ -47,16 +47,16 @@ def traces(store: Store, run_id: str) -> list[object]:
 class KeepingContract:
     """Tags, and runs that are deleted."""
 
-    def test_tags_take_the_place_of_those_there_were(self, store: Store) -> None:
-        """They are given to runs at work and to ended ones, stay when the run goes on, and change nothing else."""
+    def test_tags_are_added_and_taken_away(self, store: Store) -> None:
+        """On runs at work and on ended ones; they stay when the run goes on, and nothing else is changed."""
         lease = store.create_run(a_run(tags=("old",)), "0")
         before = store.get_run("r")
-        store.tag("r", ["a", "ü b"])
+        assert store.tag("r", ["a", "ü b", "a"], ["old"]) == ("a", "ü b")
         assert store.get_run("r") == dataclasses.replace(before, tags=("a", "ü b"))
         advance(store, lease, 1)
         store.commit(lease, PAUSED)
         assert store.get_run("r").tags == ("a", "ü b")
-        store.tag("r", [])
+        assert store.tag("r", [], ["a", "ü b", "never"]) == ()
         assert (store.get_run("r").tags, store.get_run("r").updated_at) == ((), LATER)
         with pytest.raises(RunNotFound, match="no"):
             store.tag("no", ["a"])

@@ -176,3 +176,13 @@ def test_it_fits_the_terminal(on_terminal, workshop, columns):
     assert len(facts) > 8
     assert max(map(cell_len, facts)) <= columns
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("damage", ["nano_usd = 'abc'", "updated_at = 'once'", "notes = '[1]'", "budget = '[1]'"])
+def test_a_row_that_nobody_wrote_is_told_with_its_run(here, workshop, damage):
+    """The rest of the database is looked at all the same."""
+    change(workshop, f"UPDATE runs SET {damage} WHERE id = 'climb'")
+    outcome = here(workshop, "doctor")
+    assert outcome.status == 1
+    assert "a row of run climb is damaged" in " ".join(outcome.out.split())
+    assert "journal" in outcome.out

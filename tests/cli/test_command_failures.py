@@ -135,6 +135,8 @@ def test_the_next_command_names_the_database_that_was_named(here, workshop):
         (["paint"], "No such command 'paint'."),
         (["runs", "--colour"], "No such option"),  # and its name, with or without quotes
         (["show"], "Missing argument 'RUN'."),
+        (["runs", "--limit", "99999999999999999999"], "Invalid value for '--limit'"),
+        (["calls", "climb", "--offset", "99999999999999999999"], "Invalid value for '--offset'"),
         (["resume", "climb", "--usd", "much"], "Invalid value for '--usd': "),
     ],
 )

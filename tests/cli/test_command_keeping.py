@@ -257,3 +257,12 @@ def test_nothing_stored_steers_the_terminal(here, workshop):
     )
     for command in (["tag", "n"], ["delete", "n", "--dry-run"], ["prune", "--older-than", "1ms", "--dry-run"]):
         assert not {"\x1b", "\u202e"} & set("".join(here(workshop, *command)[1:]))
+
+
+def test_tags_that_are_given_at_the_same_time_are_all_kept(started, here, workshop):
+    """Each is added to what is there by then."""
+    commands = [started(workshop, "tag", "climb", f"t{n}") for n in range(6)]
+    assert [command.wait(timeout=60) for command in commands] == [0] * 6
+    for command in commands:
+        command.communicate()
+    assert sorted(json.loads(here(workshop, "tag", "climb", "--json").out)["tags"]) == [f"t{n}" for n in range(6)]

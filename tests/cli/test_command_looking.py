@@ -48,6 +48,23 @@ def test_history_shows_forks_on_both_sides(here, workshop):
     assert [node["forks"] for node in nodes if node["step_n"] == 1] == [[fork]]
 
 
+def test_history_goes_on_behind_a_step_that_is_missing(here, workshop):
+    """It is named, and so is what grew from it."""
+    change(workshop, "DELETE FROM steps WHERE run_id = 'climb' AND step_n = 2")
+    text = rows(here(workshop, "history", "climb").out)
+    assert "● 2 ✘ missing on record" in text
+    assert any(line.startswith("● 4 ") for line in text)
+
+
+@pytest.mark.parametrize("command", ["show", "explain", "runs --tree", "verify", "delete --yes"])
+def test_a_record_that_goes_round_in_a_circle_ends_nowhere_else(here, workshop, command):
+    """A run that is its own parent is looked at once, and can be deleted."""
+    change(workshop, "UPDATE runs SET parent_run_id = 'climb', parent_step = 0 WHERE id = 'climb'")
+    outcome = here(workshop, *command.split(), *(["climb"] if "runs" not in command else []))
+    assert "Recursion" not in outcome.out + outcome.err
+    assert outcome.status == (command == "verify")
+
+
 def test_history_as_json_has_stable_keys(here, workshop):
     """One object a step, the initial state first."""
     nodes = json.loads(here(workshop, "history", "zigzag", "--json", "--offset", "3", "--limit", "1").out)
@@ -62,6 +79,7 @@ def test_history_as_json_has_stable_keys(here, workshop):
             "best": False,
             "failed": False,
             "decision": "restore 1",
+            "missing": False,
             "forks": [],
         }
     ]

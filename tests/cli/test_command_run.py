@@ -116,6 +116,15 @@ def test_a_detached_run_takes_a_state_of_any_size(loomc, here, fresh, reaped):
     assert len(json.loads(here(fresh, "state", told["run_id"], "--json").out)["state"]["text"]) == 1_000_000
 
 
+@pytest.mark.parametrize("run_id", ["../../esc", "", "a/b", "-x", "x" * 300])
+def test_an_id_that_none_can_be_is_refused_before_anything_is_made(here, fresh, run_id):
+    """It names a file, among other things."""
+    before = sorted(fresh.parent.rglob("*"))
+    outcome = here(fresh, "run", "lab.py:climb", "--state", "{}", "--detach", f"--run-id={run_id}")
+    assert (outcome.status, "give letters, digits, dots" in outcome.err) == (1, True)
+    assert sorted(fresh.parent.rglob("*")) == before
+
+
 def test_a_detached_run_outlives_the_command_and_can_be_paused(loomc, here, fresh, reaped):
     """Nobody waits for it, and it is asked to stop like any other."""
     told = json.loads(loomc(fresh, "run", "lab.py:patient", "--state", "{}", "--detach", "--json", BROKEN="1").out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from driving import Draft, Maker, scripted, size
 
@@ -76,3 +78,19 @@ def test_runs_without_scores_or_costs_can_be_compared():
         Maker(store, is_async=False)(scripted(1, 2), budget=Budget(iterations=2)).run(Draft(), run_id=name)
     told = compare(store, store.get_run("a"), store.get_run("b"))
     assert (told.gain, told.levels, told.parts_at) == (None, (), None)
+
+
+def test_the_direction_is_on_record_also_of_a_run_of_one_step():
+    """A single score tells nothing by itself; the loop says which scores are better."""
+    store, runs = ran((10,), (10, 5), (7,), direction="minimize")
+    assert [run.direction for run in runs] == ["minimize"] * 3
+    assert [compare(store, runs[0], other).gain for other in runs] == [0, 5, 3]
+    assert compare(store, runs[1], runs[0]).gain == -5
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, None), ("minimize", "maximize")])
+def test_where_the_direction_is_not_known_there_is_no_gain(first, second):
+    """Runs of older versions with one score each, and runs that do not agree, are not called better or worse."""
+    store, runs = ran((10,), (7,))
+    told = compare(store, *(replace(run, direction=said) for run, said in zip(runs, (first, second), strict=True)))
+    assert (told.gain, told.direction) == (None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,3 +58,30 @@ def test_texts_of_several_lines_are_compared_line_by_line():
     assert change.unified[2:] == ["@@ -1,3 +1,3 @@", " a", "-b", "+B", " c"]
     (short,) = differences({"text": "a"}, {"text": "b"})
     assert short.unified == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "count"),
+    [
+        ([0] * 5000, [0] * 4999 + [1], 1),
+        ([*range(5000)], [-1, *range(5000)], 1),
+        ([*range(4000)], [n if n % 2 else -n - 1 for n in range(4000)], 2000),
+    ],
+)
+def test_long_lists_are_compared_in_reasonable_time(before, after, count, monkeypatch):
+    """What is equal at both ends is not matched, and in very long rests items are compared at their place."""
+    most = []
+    monkeypatch.setattr(difflib, "SequenceMatcher", lambda _, a, b, **__: most.append(len(a) * len(b)) or _Same(a, b))
+    assert len(list(differences(before, after))) == count
+    assert max(most, default=0) <= 1_000_000
+
+
+class _Same:
+    """Stands for the matcher where only its cost matters."""
+
+    def __init__(self, old, new) -> None:
+        self.old, self.new = old, new
+
+    def get_opcodes(self):
+        """All of the one became all of the other."""
+        return [("replace", 0, len(self.old), 0, len(self.new))]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from contextlib import suppress
+from contextvars import copy_context
 
 import pytest
 from driving import Draft, Maker, grow, scripted, size
@@ -22,6 +24,7 @@ from loomc_runner import (
     tool,
 )
 from loomc_runner.export import plain
+from loomc_runner.report import story as story_of
 from loomc_runner.report.explain import Best, Share, explain
 from loomc_runner.store.memory import MemoryStore
 
@@ -149,3 +152,56 @@ def test_a_story_is_plain_json(memory, make):
     }
     assert parts["spent_on"] == [{"name": "committed steps", "count": 2, "usd": 0.5, "failed": 0}]
     assert parts["limits"][0] == {"name": "usd", "used": 0.5, "limit": 1.0, "left": 0.5}
+
+
+def test_a_try_that_somebody_stopped_is_no_failure(memory, make):
+    """Ctrl-C ends a try, and what it had paid is told apart from that of failures."""
+
+    def step(draft: Draft) -> Draft:
+        spend(usd=0.5)
+        raise KeyboardInterrupt
+
+    loop = make(step, budget=Budget(usd=2))
+    for again in (False, True):
+        with suppress(KeyboardInterrupt):
+            loop.resume("r") if again else loop.run(Draft(), run_id="r")
+    story = explain(memory, memory.get_run("r"))
+    assert (story.retried, [each.category for each in story.left]) == ((), ["interrupted"])
+    assert story.spent_on[1:] == (Share("tries that were left", 1, 0.5), Share("the step under way", 1, 0.5))
+
+
+def test_a_call_that_somebody_stopped_keeps_what_it_has_cost(memory, make):
+    """Its row says so, though it has no result."""
+
+    @tool(name="pay")
+    def pay() -> None:
+        spend(usd=0.5)
+        raise KeyboardInterrupt
+
+    def step(draft: Draft) -> Draft:
+        pay()
+        return grow(draft)
+
+    with suppress(KeyboardInterrupt):
+        make(step, budget=Budget(usd=2)).run(Draft(), run_id="r")
+    assert explain(memory, memory.get_run("r")).sources[0] == Share("calls of pay", 1, 0.5, 1)
+
+
+def test_money_that_came_late_is_a_line_of_its_own(memory, make):
+    """What a thread spends after its step had ended belongs to no try, and is in the totals."""
+    late, ended = [], threading.Event()
+
+    def step(draft: Draft) -> Draft:
+        context = copy_context()
+        thread = threading.Thread(target=lambda: ended.wait(10) and context.run(spend, usd=0.07))
+        late.append(thread)
+        thread.start()
+        return grow(draft)
+
+    make(step, budget=Budget(iterations=1)).run(Draft(), run_id="r")
+    ended.set()
+    late[0].join()
+    run = memory.get_run("r")
+    newest = list(story_of(memory, run))[-1]
+    assert (newest.total_usd, newest.marks) == (0.07, ("⧗ spent after its step had ended",))
+    assert explain(memory, run).spent_on[-1] == Share("after their step had ended", 1, 0.07)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
@@ -85,3 +87,16 @@ def test_a_node_tells_what_is_on_record_of_its_step():
 def test_a_lineage_that_cannot_be_is_shown_from_the_initial_state(damaged):
     """A step that claims to grow from itself or a later one ends no tree, and loops nowhere."""
     assert sorted(step for step, _, _ in drawn(damaged)) == [-1, 0, 1, 2]
+
+
+def test_what_grew_from_a_missing_step_is_shown_all_the_same(disk):
+    """The step is named as missing where it must have been, and nothing behind it is lost."""
+    Maker(disk, is_async=False)(scripted(1, 2, 3, 4), budget=Budget(iterations=4)).run(Draft(), run_id="r")
+    disk.close()
+    with closing(sqlite3.connect(disk.path)) as db:
+        db.execute("DELETE FROM steps WHERE run_id = 'r' AND step_n = 1")
+        db.commit()
+    nodes = list(lineage(disk, disk.get_run("r")))
+    assert [(node.step_n, node.depth, node.missing) for node in nodes] == [
+        *((-1, 0, False), (0, 0, False), (1, 0, True), (2, 0, False), (3, 0, False)),
+    ]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -441,3 +442,113 @@ def test_a_run_goes_on_when_its_terminal_is_closed(sync, terminal):
         return grow(draft)
 
     assert sync(closes, converge_on=until(1)).run(Draft()).status is RunStatus.COMPLETED
+
+
+def test_a_line_that_has_only_begun_is_seen(sync, terminal):
+    """A prompt stands right over the lines until it is answered; the newest of what overwrites itself, too."""
+
+    def asking(draft: Draft) -> Draft:
+        print("10%\r20%\rAre you sure? ", end="", flush=True)
+        terminal.await_text(r"Are you sure\?")
+        print("yes")
+        return grow(draft)
+
+    with terminal:
+        sync(asking, converge_on=until(1)).run(Draft())
+    assert "Are you sure? yes" in terminal.screen()
+
+
+def test_somebody_elses_way_to_write_is_kept_and_used(sync, terminal):
+    """A stream that was given its own `write` gets its lines there, and has it afterwards."""
+    copies, write = [], terminal.stream.write
+
+    def tee(text: str) -> int:
+        copies.append(text)
+        return write(text)
+
+    terminal.stream.write = tee
+    with terminal:
+        sync(lambda draft: print("hello") or grow(draft), converge_on=until(1)).run(Draft())
+    assert terminal.stream.write is tee
+    assert "hello\n" in copies
+    assert not any("\x1b" in text for text in copies)
+
+
+class Bare:
+    """What some programs put in the place of standard error: it can only be written to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def write(self, text):
+        """Keep it."""
+        self.lines.append(text)
+
+    def flush(self):
+        """Nothing to do."""
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_run_needs_no_full_stream_to_be_shown_on(sync, monkeypatch, tmp_path, is_closed):
+    """Where there is only `write` there are plain lines; a closed stream gets nothing, and the run goes on."""
+    bare = Bare()
+    if is_closed:
+        bare = (tmp_path / "closed").open("w")
+        bare.close()
+    monkeypatch.setattr(sys, "stderr", bare)
+    assert sync(grow, converge_on=until(2)).run(Draft()).status is RunStatus.COMPLETED
+    assert is_closed or len(bare.lines) == 2
+
+
+ABANDONED = """
+import gc, sys
+from loomc_runner import Budget, loop
+@loop(checkpoint="memory", budget=Budget(iterations=3), progress=True)
+def inner(n: int) -> int:
+    return n + 1
+@loop(checkpoint="memory", budget=Budget(iterations=150), progress=True)
+def outer(n: int) -> int:
+    stream = inner.stream(0)
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+    return n + 1
+gc.set_threshold(int(sys.argv[1]))
+outer.run(0)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("threshold", ["700", "20", "1"])
+def test_streams_that_are_collected_as_garbage_hold_nothing_up(threshold):
+    """They end in the middle of whatever runs just then."""
+    command = [sys.executable, "-c", ABANDONED, threshold]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "done\n", ended.stderr[-2000:]
+
+
+STALLED = """
+import os, pty, sys, time
+ours, theirs = pty.openpty()
+os.dup2(theirs, 1); os.dup2(theirs, 2)
+os.environ["TERM"] = "xterm"
+from loomc_runner import Budget, loop
+@loop(checkpoint="memory", budget=Budget(wall_clock="1s"), progress=True)
+def chatty(n: int) -> int:
+    while True:
+        print("x" * 1000)
+result = chatty.run(0)
+os.write(int(sys.argv[1]), str(result.status).encode())
+os._exit(0)
+"""
+
+
+def test_a_terminal_that_takes_nothing_does_not_hold_the_clock(tmp_path):
+    """A step that prints to a stalled terminal is interrupted by its wall clock, with a display as without."""
+    reader, writer = os.pipe()
+    command = [sys.executable, "-c", STALLED, str(writer)]
+    process = subprocess.Popen(command, pass_fds=[writer], cwd=tmp_path)
+    os.close(writer)
+    assert process.wait(timeout=30) == 0
+    assert os.read(reader, 100) == b"budget_exhausted"
+    os.close(reader)

@@ -10,7 +10,7 @@ import sys
 import pytest
 from driving import Draft, Maker, go, grow, scripted, size, until
 
-from loomc_runner import BestScore, Done, Retry, RunStatus, SpecError, StepRecord, call, tool
+from loomc_runner import BestScore, Budget, Done, Retry, RunStatus, SpecError, StepRecord, ask, call, spend, tool
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.watching import Watcher, watched_by
 
@@ -305,3 +305,71 @@ def test_what_nobody_asked_to_see_costs_no_words(memory, caplog):
     with pytest.raises(TimeoutError):
         Maker(MemoryStore(), is_async=False)(fails).run(Draft())
     assert caplog.records == []
+
+
+# Nothing that looks on reaches the run
+
+
+class Broken(logging.Handler):
+    """A log handler whose line is cut."""
+
+    def emit(self, record):
+        """Fail, as a handler that sends its records elsewhere may."""
+        raise ConnectionError("the log server is gone")
+
+
+@pytest.fixture
+def broken_log():
+    """The logger of the library writes to a handler that fails."""
+    logger, handler = logging.getLogger("loomc_runner"), Broken()
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler
+    logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+
+
+def test_a_log_that_fails_stops_no_run(make, broken_log):
+    """Neither when it is told, nor when an error of `on_step` is to be told."""
+    steps = [TimeoutError("slow"), None, None]
+
+    def step(draft: Draft) -> Draft:
+        if error := steps.pop(0):
+            raise error
+        return call(grow, draft, key="k")
+
+    options = {"retry": Retry(attempts=2), "converge_on": until(2), "on_step": lambda _: 1 / 0}
+    assert go(make(step, **options).run(Draft())).status is RunStatus.COMPLETED
+
+
+@pytest.mark.parametrize("act", [lambda: ask("Go?", bool), lambda: spend(usd=5), lambda: call(grow, Draft(), key="x")])
+def test_what_on_step_of_a_child_does_is_no_part_of_its_parents_step(memory, act):
+    """It asks, spends and calls outside of any step, as in a run of its own, and the parent is none the wiser."""
+    make = Maker(memory, is_async=False)
+    child = make(grow, name="child", converge_on=until(1), on_step=lambda _: act())
+    parent = make(lambda draft: (child(Draft()), grow(draft))[1], budget=Budget(iterations=1), name="parent")
+    parent.run(Draft(), run_id="r")
+    run = memory.get_run("r")
+    assert (run.steps, run.nano_usd, [*memory.calls("r"), *memory.questions("r")]) == (1, 0, [])
+
+
+def test_a_stray_cancellation_in_on_step_is_logged(make):
+    """Only somebody who cancels the run itself stops it."""
+
+    def callback(_step):
+        raise asyncio.CancelledError
+
+    assert go(make(grow, converge_on=until(2), on_step=callback).run(Draft())).status is RunStatus.COMPLETED
+
+
+def test_cancelling_a_run_while_on_step_waits_pauses_it(memory):
+    """The cancellation is for the run, and reaches it."""
+
+    async def cancel_me(_step):
+        asyncio.current_task().cancel()
+        await asyncio.sleep(0)
+
+    refine = Maker(memory, is_async=True)(grow, converge_on=until(9), on_step=cancel_me)
+    with pytest.raises(asyncio.CancelledError):
+        go(refine.run(Draft(), run_id="r"))
+    assert (memory.get_run("r").status, memory.get_run("r").steps) == (RunStatus.PAUSED, 1)
