@@ -224,8 +224,10 @@ def check_deletable(doomed: Mapping[str, Run], is_there: Callable[[str], bool]) 
     """Raise unless runs may be deleted together: a run with all its child runs, and none that somebody works on."""
     for run in doomed.values():
         top, seen = run, {run.id}
-        while top.parent_run_id in doomed and top.parent_run_id not in seen:  # a damaged record may go in circles
-            top = doomed[top.parent_run_id]
+        while (
+            above := doomed.get(top.parent_run_id or "")
+        ) is not None and above.id not in seen:  # or it goes in circles
+            top = above
             seen.add(top.id)
         if run.status is RunStatus.RUNNING:
             child = "" if top is run else f", a child of run {top.id},"
