@@ -6,7 +6,7 @@ import atexit
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -91,6 +91,17 @@ class _Stage:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.display: Display | None = None
+        self._go_on: list[Callable[[], None]] = []
+
+    def hold_still(self) -> None:
+        """A process is about to be forked."""
+        if self.display is not None and self.display.footer is not None:
+            self._go_on.append(self.display.footer.hold_still())
+
+    def go_on(self) -> None:
+        """It was."""
+        while self._go_on:
+            self._go_on.pop()()
 
     def end(self) -> None:
         """The process ends, and a run is still on display: its stream was never closed."""
@@ -103,13 +114,14 @@ class _Stage:
             self.display.forget()
             self.display.users = 0
         self.lock, self.display = threading.RLock(), None
+        self._go_on.clear()
 
 
 _stage = _Stage()
 atexit.register(_stage.end)
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_stage.clear)
+    os.register_at_fork(before=_stage.hold_still, after_in_parent=_stage.go_on, after_in_child=_stage.clear)
 
 
 def join() -> Display:

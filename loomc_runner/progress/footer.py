@@ -87,6 +87,12 @@ class Footer:
             self.close()
             raise
 
+    def hold_still(self) -> Callable[[], None]:
+        """Draw nothing until what is given back is called: a process that is forked now finds no stream in use."""
+        if self._lock.acquire(timeout=CLOSING):
+            return self._lock.release
+        return lambda: None  # a terminal that takes nothing
+
     def close(self) -> None:
         """Take the lines away and leave the terminal as it was; a second Ctrl-C does not get in between."""
         try:
