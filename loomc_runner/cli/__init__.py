@@ -6,7 +6,8 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TextIO
+from functools import cache
+from typing import Any, TextIO
 
 import typer
 
@@ -37,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _status(args: Sequence[str] | None) -> int:
     try:
-        status = app(args, standalone_mode=False)
+        status = _command()(args, standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as error:
         if not isinstance(error, BrokenPipeError) and not isinstance(error.__context__, BrokenPipeError):
@@ -52,6 +53,12 @@ def _status(args: Sequence[str] | None) -> int:
         message, status = _in_words(error)
         _complain(message)
     return status or 0
+
+
+@cache
+def _command() -> Any:
+    """The command with all its parts; made once, since that takes as long as many a command."""
+    return typer.main.get_command(app)
 
 
 def _in_words(error: Exception) -> tuple[str, int]:

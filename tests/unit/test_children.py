@@ -762,7 +762,8 @@ class Trouble:
                 return grow(draft)
             if self.failing and draft.n == 0:
                 self.begun.set()
-                until_halted()
+                if not options.get("return_exceptions"):
+                    until_halted()
             self.made.append((draft.words[0], draft.n))
             return grow(draft)
 
