@@ -753,6 +753,7 @@ class Trouble:
     def __init__(self, family: Family, **options: Any) -> None:
         self.family, self.begun, self.failing = family, threading.Event(), True
         self.made: list[tuple[str, int]] = []
+        meanwhile = until_halted if not options else lambda: None  # nobody is halted where errors are results
 
         def sync_step(draft: Draft) -> Draft:
             if draft.words[0] == "bad":
@@ -762,8 +763,7 @@ class Trouble:
                 return grow(draft)
             if self.failing and draft.n == 0:
                 self.begun.set()
-                if not options.get("return_exceptions"):
-                    until_halted()
+                meanwhile()
             self.made.append((draft.words[0], draft.n))
             return grow(draft)
 
