@@ -167,6 +167,11 @@ class Attempt:
     started_at: datetime
     duration: float
 
+    @property
+    def was_left(self) -> bool:
+        """Whether it was left in order: the run waits, or was asked to stop."""
+        return self.category in {"waiting", "paused", "cancelled"}
+
 
 @dataclass(frozen=True, slots=True)
 class Charge:

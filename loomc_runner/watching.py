@@ -68,7 +68,7 @@ class Logbook(Watcher):
     def failed(self, run_id: str, attempt: Attempt, delay: float | None) -> None:
         """Say the error, and whether it is tried again."""
         again = "" if delay is None else f"; tried again in {format_duration(delay)}"
-        level = logging.INFO if attempt.category in {"waiting", "paused", "cancelled"} else logging.WARNING
+        level = logging.INFO if attempt.was_left else logging.WARNING
         log.log(level, "run %s step %d: %s%s", run_id, attempt.step_n, printable(attempt.error), again)
 
     def called(self, run_id: str, call: Call) -> None:

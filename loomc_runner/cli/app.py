@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated
@@ -13,6 +14,9 @@ OFFERED = 50
 
 MANY = 1_000_000_000
 """More than any list is long."""
+
+IN_A_PROCESS = (sys.executable, "-c", "from loomc_runner.cli import main; main()")
+"""This command in a process of its own, however this one was started."""
 
 NAMES = {"help_option_names": ["-h", "--help"]}
 

@@ -15,6 +15,7 @@ from loomc_runner.budget import Budget
 from loomc_runner.cli import render
 from loomc_runner.cli.app import MANY, AsJson, Database, Offset, RunId, app
 from loomc_runner.cli.database import next_command, option_of, path_of, url_of
+from loomc_runner.cli.paging import A_SCREENFUL, say_more
 from loomc_runner.errors import SpecError
 from loomc_runner.export import (
     WRITERS,
@@ -39,8 +40,6 @@ from loomc_runner.report import (
     story,
 )
 from loomc_runner.store import open_reader
-
-A_SCREENFUL = 50
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,7 +98,7 @@ def runs(
     if not count:
         print("no runs" + (" that match" if status or loop or offset else "") + f" in {printable(path_of(db))}")
     elif screen.width is not None and wanted is not None and any(found):
-        print(f"these are {wanted} of more: --offset {offset + wanted} shows the next, --limit 0 all")
+        say_more(wanted, offset)
 
 
 @app.command()

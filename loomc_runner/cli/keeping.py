@@ -15,7 +15,7 @@ from loomc_runner.cli.database import option_of, path_of, url_of
 from loomc_runner.cli.paging import A_SCREENFUL
 from loomc_runner.errors import RequestRefused, RunLocked, RunNotFound, StoreError
 from loomc_runner.records import Run, RunStatus
-from loomc_runner.report import dollars, find_run, printable
+from loomc_runner.report import counted, dollars, find_run, printable
 from loomc_runner.report.words import size
 from loomc_runner.store import block, finish, open_reader, open_store, patiently
 
@@ -200,19 +200,15 @@ def _row(doomed: Bundle) -> tuple[render.Cell, ...]:
 
 def _count(bundles: Sequence[Bundle]) -> str:
     children = sum(len(doomed.members) - 1 for doomed in bundles)
-    inner = f" with {_number(children, 'child run')}" if children else ""
+    inner = f" with {counted(children, 'child run')}" if children else ""
     steps, spent = sum(doomed.steps for doomed in bundles), sum(doomed.cost_usd for doomed in bundles)
-    return f"{_number(len(bundles), 'run')}{inner} and {_number(steps, 'step')}, which cost {dollars(spent)}"
+    return f"{counted(len(bundles), 'run')}{inner} and {counted(steps, 'step')}, which cost {dollars(spent)}"
 
 
 def _bytes(path: str) -> int:
     from loomc_runner.store.upkeep import size_of
 
     return size_of(path)
-
-
-def _number(count: int, name: str) -> str:
-    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _delete_each(db: str | None, bundles: Sequence[Bundle]) -> tuple[list[str], list[dict[str, str]]]:
@@ -246,7 +242,7 @@ def _free(db: str | None, *, some: bool, as_json: bool) -> str | None:
         return None
     at_work = len(open_reader(db).list_runs(status=RunStatus.RUNNING))
     if at_work and not as_json:
-        wait = f"{_number(at_work, 'run')} at work may have to wait for that"
+        wait = f"{counted(at_work, 'run')} at work may have to wait for that"
         told = f"{size(measured.used)} are written anew; {wait}"
         render.show_facts(render.Screen.of_stdout(), [("size", told)])
     return compact(path)
@@ -258,7 +254,7 @@ def _kept(chosen: Pruning, there: str) -> Iterator[tuple[str, str]]:
         yield "kept", f"run {run.id}, which has the best score of {run.loop or 'its loop'}"
     for status, count in chosen.kept_open.items():
         ways = f"loomc resume RUN{there} goes on with one, --status {status.value} deletes them"
-        yield "kept", f"{_number(count, f'{status.value} run')}: {ways}"
+        yield "kept", f"{counted(count, f'{status.value} run')}: {ways}"
 
 
 def _outcome(db: str | None, chosen: Pruning, told: dict[str, Any]) -> Iterator[tuple[str, str]]:

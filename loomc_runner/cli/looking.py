@@ -18,7 +18,7 @@ from loomc_runner.clock import format_duration
 from loomc_runner.errors import LoomcError, RunNotFound
 from loomc_runner.export import attempt_json, call_json, plain, write_array
 from loomc_runner.records import INITIAL, NANO, Attempt, Call, CallStatus, Run
-from loomc_runner.report import find_run, page_attempts, page_calls, printable
+from loomc_runner.report import find_run, page_attempts, page_calls, place, printable
 from loomc_runner.store import Store, open_reader
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def history(run: RunId, limit: Limit = None, offset: Offset = 0, as_json: AsJson
     show_page(HISTORY, (_history_row(node, forks) for node in lineage(store, found)), limit, offset)
     if found.origin is not None:
         origin, step = found.origin
-        print(f"run {printable(found.id)} was forked from {_place(step)} of run {printable(origin)}")
+        print(f"run {printable(found.id)} was forked from {place(step)} of run {printable(origin)}")
 
 
 def _forks(store: Store, run: Run) -> dict[int, list[str]]:
@@ -70,17 +70,13 @@ def _forks(store: Store, run: Run) -> dict[int, list[str]]:
     return forks
 
 
-def _place(step_n: int) -> str:
-    return "the initial state" if step_n == INITIAL else f"step {step_n}"
-
-
 def _history_row(node: Node, forks: dict[int, list[str]]) -> tuple[Cell, ...]:
     sides = "│ " * (node.depth - node.begins) + ("├─" if node.begins else "")
     name = "initial state" if node.step_n == INITIAL else str(node.step_n)
     marks = {"★ best": node.best, "✘ failed": node.failed, "✘ missing on record": node.missing}
     words = [mark for mark, applies in marks.items() if applies]
     word, _, number = (node.decision or "").partition(" ")
-    words += {"restore": [f"↩ back to {_place(int(number or 0))}"], "escalate": ["⇧ escalated"]}.get(word, [])
+    words += {"restore": [f"↩ back to {place(int(number or 0))}"], "escalate": ["⇧ escalated"]}.get(word, [])
     words += [f"⑂ run {fork}" for fork in forks.get(node.step_n, [])]
     return (
         Cell(f"{sides}● {name}"),
@@ -188,10 +184,10 @@ def diff(run: RunId, a: StepNumber, b: OtherStep, as_json: AsJson = False, db: D
         print()
         return
     if not changes:
-        print(f"the states after {_place(a)} and {_place(b)} of run {printable(found.id)} are equal")
+        print(f"the states after {place(a)} and {place(b)} of run {printable(found.id)} are equal")
         return
     screen = render.Screen.of_stdout()
-    columns = (Column("path", tail=True), Column(_place(a), least=8), Column(_place(b), least=8))
+    columns = (Column("path", tail=True), Column(place(a), least=8), Column(place(b), least=8))
     render.table(screen, columns, (_change_row(change) for change in changes if not change.unified))
     for change in changes:
         _show_texts(screen, change)
@@ -256,7 +252,7 @@ def _show_comparison(told: Comparison, pairs: Iterable[Pair], limit: int | None,
         render.show_facts(screen, [(name, words)])
     parts = "nowhere" + (": one is the beginning of the other" if told.first.steps != told.second.steps else "")
     if told.parts_at is not None:
-        parts = "from the beginning: their initial states differ" if told.parts_at == INITIAL else _place(told.parts_at)
+        parts = "from the beginning: their initial states differ" if told.parts_at == INITIAL else place(told.parts_at)
     gained = (
         ""
         if told.gain is None

@@ -21,8 +21,13 @@ def show_page(
     wanted = A_SCREENFUL if limit is None and screen.width is not None else limit or None
     count = render.table(screen, columns, islice(source, offset, None if wanted is None else offset + wanted))
     if screen.width is not None and wanted is not None and next(source, None) is not None:
-        print(f"these are {wanted} of more: --offset {offset + wanted} shows the next, --limit 0 all")
+        say_more(wanted, offset)
     return count
+
+
+def say_more(shown: int, offset: int) -> None:
+    """Say how to see what comes after a part."""
+    print(f"these are {shown} of more: --offset {offset + shown} shows the next, --limit 0 all")
 
 
 def write_page(items: Iterable[Any], limit: int | None, offset: int) -> None:

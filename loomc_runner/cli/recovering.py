@@ -12,15 +12,13 @@ import typer
 
 from loomc_runner.budget import Budget
 from loomc_runner.cli import render
-from loomc_runner.cli.app import AsJson, Database, app
+from loomc_runner.cli.app import IN_A_PROCESS, AsJson, Database, app
 from loomc_runner.cli.database import option_of, path_of, url_of
 from loomc_runner.errors import LoomcError
 from loomc_runner.export import call_json, limit_json, question_json, write_array
 from loomc_runner.records import Run, RunStatus
 from loomc_runner.report import page_runs, printable
 from loomc_runner.store import open_reader
-
-COMMAND = "from loomc_runner.cli import main; main()"
 
 
 def show_plan(
@@ -87,8 +85,7 @@ def _outcomes(db: str | None, runs: list[Run], *, dry_run: bool) -> Iterator[dic
     for run in runs:
         options = ["--plan"] if dry_run else []
         command = ["resume", run.id, "--json", "--db", url_of(db), *options]
-        python = [sys.executable, "-c", COMMAND]
-        done = subprocess.run([*python, *command], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        done = subprocess.run([*IN_A_PROCESS, *command], stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
         told: dict[str, Any] = json.loads(done.stdout) if done.stdout.strip() else {}
         if dry_run:
             yield {"run_id": run.id, "ok": told.get("goes_on", False), "outcome": told.get("outcome", "cannot be told")}

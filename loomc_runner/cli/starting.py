@@ -13,13 +13,11 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 
 from loomc_runner.budget import Budget
-from loomc_runner.cli.app import AsJson, Database, app
+from loomc_runner.cli.app import IN_A_PROCESS, AsJson, Database, app
 from loomc_runner.cli.database import option_of, path_of, url_of
 from loomc_runner.errors import LoomcError, RequestRefused, RunNotFound, SpecError
 from loomc_runner.report import printable
 from loomc_runner.store import open_reader
-
-COMMAND = "from loomc_runner.cli import main; main()"
 
 LOOK = 0.05
 """Seconds between two looks whether a detached run has begun."""
@@ -138,7 +136,7 @@ def _start(args: list[str], state: str, log: Path) -> subprocess.Popen[str]:
     with log.open("ab") as out:
         # The state goes through a pipe: an argument may have 128 KB, and everybody can read those of a process.
         process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-c", COMMAND, "run", *args],
+            [*IN_A_PROCESS, "run", *args],
             stdin=subprocess.PIPE,
             stdout=out,
             stderr=out,

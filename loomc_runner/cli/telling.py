@@ -12,8 +12,8 @@ from loomc_runner.cli.database import next_command, path_of
 from loomc_runner.clock import format_duration
 from loomc_runner.errors import LoomcError, StoreError
 from loomc_runner.export import plain, run_json
-from loomc_runner.records import INITIAL, Question, RunStatus
-from loomc_runner.report import dollars, find_run
+from loomc_runner.records import Question, RunStatus
+from loomc_runner.report import counted, dollars, find_run, place
 from loomc_runner.store import open_reader
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def _beginning(told: Explanation) -> Iterator[tuple[str, str]]:
     """What it is, why it stopped, and how good it got."""
     run = told.run
     yield "run", f"{run.id} of {run.loop or 'a loop of loomc 0.3.0'}: {run.status.value}"
-    resumed = f", resumed {_count(run.resumes, 'time')}" if run.resumes else ""
-    yield "", f"{_count(run.steps, 'step')} in {format_duration(run.worked)} of work{resumed}"
+    resumed = f", resumed {counted(run.resumes, 'time')}" if run.resumes else ""
+    yield "", f"{counted(run.steps, 'step')} in {format_duration(run.worked)} of work{resumed}"
     yield "why", _why(told)
     if (best := told.best) is not None:
         since = f", up or down from {best.first_score:g} in step {best.first_step}"
@@ -105,9 +105,9 @@ def _shared(share: Share) -> str:
 
 def _detours(told: Explanation) -> Iterator[tuple[str, str]]:
     """What did not go straight on."""
-    retried = [f"step {each.step_n} failed {_count(each.tries, 'time')}: {each.error}" for each in told.retried]
+    retried = [f"step {each.step_n} failed {counted(each.tries, 'time')}: {each.error}" for each in told.retried]
     yield from _several("retries", retried)
-    back = [f"after step {step} to {_place(target)}" for step, target in told.restores]
+    back = [f"after step {step} to {place(target)}" for step, target in told.restores]
     yield from _several("went back", back)
     yield from _several("absorbed", [f"the failure of step {step}" for step in told.absorbed])
     yield from _several("escalated", [f"after step {step}" for step in told.escalations])
@@ -120,9 +120,9 @@ def _people(told: Explanation) -> Iterator[tuple[str, str]]:
     """What people were asked, and what became of other runs."""
     yield from _several("asked", [_answered(question) for question in told.questions])
     if told.children:
-        yield "children", f"{_count(told.children, 'child run')} (loomc runs --tree)"
+        yield "children", f"{counted(told.children, 'child run')} (loomc runs --tree)"
     if told.run.origin is not None:
-        yield "forked", f"from {_place(told.run.origin[1])} of run {told.run.origin[0]}"
+        yield "forked", f"from {place(told.run.origin[1])} of run {told.run.origin[0]}"
     if told.run.parent_run_id:
         yield "child of", f"step {told.run.parent_step} of run {told.run.parent_run_id}"
 
@@ -144,11 +144,3 @@ def _several(name: str, values: list[str]) -> Iterator[tuple[str, str]]:
     rest = [f"... and {len(values) - MOST} more (--json: all)"] if len(values) > MOST else []
     for index, value in enumerate([*values[:MOST], *rest]):
         yield "" if index else name, value
-
-
-def _place(step_n: int) -> str:
-    return "the initial state" if step_n == INITIAL else f"step {step_n}"
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"

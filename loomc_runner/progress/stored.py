@@ -14,8 +14,6 @@ from loomc_runner.store import Store
 MOST_READ = 1000
 """Child runs of a step that are read to be counted."""
 
-LEFT_IN_ORDER = {"waiting", "paused", "cancelled"}
-
 
 class Observer:
     """Looks at runs again and again, and so knows since when they have been in their step."""
@@ -76,7 +74,7 @@ class Observer:
 
 
 def _failure(run: Run, last: Attempt) -> str | None:
-    if last.category in LEFT_IN_ORDER:
+    if last.was_left:
         return None
     return f"{last.error}; tried again" if run.status is RunStatus.RUNNING else last.error
 

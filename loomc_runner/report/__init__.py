@@ -5,13 +5,14 @@ from loomc_runner.report.limits import Limit, limits
 from loomc_runner.report.pages import page_attempts, page_calls, page_charges, page_runs, page_steps
 from loomc_runner.report.runs import Branch, command_to_go_on, family, find_run, initial_state, inside, reason
 from loomc_runner.report.story import Line, story
-from loomc_runner.report.words import dollars, printable
+from loomc_runner.report.words import counted, dollars, place, printable
 
 __all__ = [
     "Branch",
     "Limit",
     "Line",
     "command_to_go_on",
+    "counted",
     "direction_of",
     "dollars",
     "family",
@@ -24,6 +25,7 @@ __all__ = [
     "page_charges",
     "page_runs",
     "page_steps",
+    "place",
     "printable",
     "reason",
     "story",

@@ -10,14 +10,10 @@ from loomc_runner.records import NANO, Attempt, BreakerChange, CallStatus, Quest
 from loomc_runner.report.limits import Limit, limits
 from loomc_runner.report.pages import page_attempts, page_calls, page_charges, page_steps
 from loomc_runner.report.runs import reason
-from loomc_runner.report.story import LEFT
 from loomc_runner.report.verify import Finding, verify
 from loomc_runner.store import Store
 
 UNLABELLED = "no label"
-
-NO_FAILURE = {*LEFT, "interrupted"}
-"""Categories of tries that nobody can blame for anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +112,7 @@ def explain(store: Store, run: Run) -> Explanation:
     It reads the whole record, states included, and keeps of it only what it tells.
     """
     road, attempts = _road(store, run), list(page_attempts(store, run))
-    failed = [attempt for attempt in attempts if attempt.category not in NO_FAILURE]
+    failed = [attempt for attempt in attempts if not _is_blameless(attempt)]
     children, spent = store.list_runs(parent=run.id), store.subtree(run.id)[0]
     estimated, labels = _charges(store, run)
     return Explanation(
@@ -129,7 +125,7 @@ def explain(store: Store, run: Run) -> Explanation:
         sources=(*_calls(store, run), *_children(store, children), *labels),
         estimated_usd=estimated,
         retried=tuple(_retried(failed)),
-        left=tuple(attempt for attempt in attempts if attempt.category in NO_FAILURE),
+        left=tuple(attempt for attempt in attempts if _is_blameless(attempt)),
         restores=tuple(road.restores),
         escalations=tuple(road.escalations),
         absorbed=tuple(road.absorbed),
@@ -138,6 +134,11 @@ def explain(store: Store, run: Run) -> Explanation:
         children=len(children),
         findings=tuple(verify(store, run)),
     )
+
+
+def _is_blameless(attempt: Attempt) -> bool:
+    """Whether a try ended by what somebody wanted, or with its process, and not by a failure of its own."""
+    return attempt.was_left or attempt.category == "interrupted"
 
 
 def _road(store: Store, run: Run) -> _Road:
@@ -162,7 +163,7 @@ def _spent_on(run: Run, road: _Road, attempts: list[Attempt], spent: int) -> Ite
     yield Share("committed steps", road.steps, road.nano / NANO)
     rest = spent - road.nano
     for name, kept in (("failed tries", False), ("tries that were left", True)):
-        tries = [attempt.nano_usd for attempt in attempts if (attempt.category in NO_FAILURE) is kept]
+        tries = [attempt.nano_usd for attempt in attempts if _is_blameless(attempt) is kept]
         rest -= sum(tries)
         if tries:
             yield Share(name, len(tries), sum(tries) / NANO)

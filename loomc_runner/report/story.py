@@ -78,7 +78,7 @@ def _committed(run: Run, step: StepRecord[Any], total: int, previous: int, *, un
 
 
 def _failed_try(attempt: Attempt, total: int) -> Line:
-    cost, left = attempt.nano_usd / NANO, attempt.category in LEFT
+    cost, left = attempt.nano_usd / NANO, attempt.was_left
     marks, error = ((f"{LEFT[attempt.category]} {attempt.error}",), None) if left else ((), attempt.error)
     return Line(attempt.step_n, cost, total / NANO, None, attempt.duration or None, marks, error)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from loomc_runner.records import INITIAL
+
 
 def printable(text: str) -> str:
     """The text with control characters written out, so that it is one line and nothing in it steers a terminal.
@@ -35,3 +37,13 @@ def dollars(usd: float) -> str:
         return "<$0.0001"
     whole, _, cents = f"{usd:.4f}".partition(".")
     return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
+
+
+def counted(number: int, name: str) -> str:
+    """So many of something: `1 step`, `2 steps`."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
+
+
+def place(step_n: int) -> str:
+    """A step, or what was before the first one."""
+    return "the initial state" if step_n == INITIAL else f"step {step_n}"

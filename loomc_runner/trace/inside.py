@@ -10,9 +10,6 @@ from loomc_runner.records import NANO, Attempt, Call, CallStatus, Charge, Questi
 from loomc_runner.report import dollars
 from loomc_runner.trace.nodes import Node
 
-LEFT = {"waiting", "paused", "cancelled"}
-"""The categories of tries that were left in order."""
-
 
 @dataclass(frozen=True, slots=True)
 class Spent:
@@ -45,7 +42,7 @@ def tried(attempt: Attempt, functions: list[Node]) -> Node:
     """A try of a step that did not become one; those that were left in order count as no error."""
     begun = attempt.started_at.timestamp()
     start = min([begun, *(node.start for node in functions)])
-    left = attempt.category in LEFT
+    left = attempt.was_left
     tags = {"category": attempt.category, **_cost(attempt.nano_usd)}
     return Node(
         f"step {attempt.step_n} attempt {attempt.attempt}",
