@@ -189,3 +189,10 @@ def test_the_rule_sees_private_names_of_others() -> None:
         "other._e\nother.__len__\nsys._getframe(1)"
     )
     assert list(foreign_names(source)) == ["loomc_runner.a._b", "other._e"]
+
+
+def test_a_module_is_there_after_a_bare_import():
+    """Names of the top are looked up when they are used; so are the modules, and what is none is refused."""
+    code = "import loomc_runner as m; print(m.records.__name__, m.Budget.__name__, hasattr(m, 'nothing'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["loomc_runner.records", "Budget", "False"]

@@ -163,3 +163,13 @@ def test_a_very_long_run_begins_with_its_newest_steps(here, workshop):
     assert [line.split(" · ")[0] for line in out.splitlines() if line.startswith("step ")] == [
         f"step {n}" for n in range(99980, 100000)
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_follower_that_is_ended_leaves_the_cursor_to_be_seen(start, workshop, number):
+    """It goes as it goes at Ctrl-C, with the status that shells know."""
+    follower = start(LOOMC, "show", "mortal", "--follow", columns=80)
+    follower.await_text("nobody works on it")
+    follower.process.send_signal(number)
+    assert follower.end()[0] == 128 + number
+    assert follower.text.rstrip().endswith("\x1b[?25h")

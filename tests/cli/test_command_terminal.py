@@ -111,3 +111,38 @@ def test_progress_is_one_plain_line_a_step_off_a_terminal(started, workshop):
     assert [line.split(" · ")[:2] for line in err.splitlines()] == [["run mortal", f"step {n}"] for n in (3, 4, 5)]
     assert out.startswith("run mortal completed after 6 steps")
     assert "\x1b" not in out + err
+
+
+@pytest.mark.parametrize(
+    "words", ["loomc show cli", "loomc compare cli", "loomc compare climb cli", "loomc delete cli", "loomc plot cli"]
+)
+def test_a_shell_completes_the_beginning_of_an_id(loomc, workshop, words):
+    """Wherever a run is to be named."""
+    count = str(len(words.split()) - 1)
+    found = loomc(workshop, _LOOMC_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=count)
+    assert found.out.split() == ["climb"]
+
+
+def test_where_there_is_no_database_a_shell_completes_nothing(loomc, tmp_path):
+    """Silently, and nothing is made."""
+    found = loomc(tmp_path, _LOOMC_COMPLETE="complete_bash", COMP_WORDS="loomc show x", COMP_CWORD="2")
+    assert (found.out.strip(), found.err, list(tmp_path.iterdir())) == ("", "", [])
+
+
+UNCLOSED = """
+from loomc_runner import Budget, loop
+@loop(checkpoint="memory", budget=Budget(iterations=9), progress=True)
+def step(n: int) -> int:
+    return n + 1
+stream = step.stream(0)
+next(stream)
+print("THE LAST WORD", end="")
+"""
+
+
+@pytest.mark.parametrize("end", ["", "raise ValueError", "raise KeyboardInterrupt"])
+def test_a_program_that_never_closes_its_stream_leaves_the_terminal_in_order(on_terminal, tmp_path, end):
+    """The cursor is to be seen, and nothing that was printed is lost."""
+    text = on_terminal(tmp_path, 80, "-c", UNCLOSED + end, program=sys.executable)
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1
+    assert "THE LAST WORD" in text.rpartition("\x1b[J")[2]

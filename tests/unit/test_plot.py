@@ -210,3 +210,10 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
     assert need("vl_convert") is vl_convert
     with pytest.raises(LoomcError, match=r'pip install "loomc-runner\[plot\]"'):
         need("no_such_library")
+
+
+def test_scores_too_far_apart_for_a_terminal_are_refused_in_words():
+    """Their range is no number; a picture in a file has room for them."""
+    far = replace(scored(1, 2), points=(Point(0, -1.7e308, 0.1, failed=False), Point(1, 1.7e308, 0.2, failed=False)))
+    with pytest.raises(LoomcError, match=r"do not fit a terminal; -o run\.png"):
+        draw([far], 80, coloured=False)
