@@ -1,8 +1,10 @@
 """The documentation is run: every Python block, every command, every public name."""
 
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from pydantic import BaseModel
 
 import loomc_runner
 from loomc_runner.cli import main
+from loomc_runner.store.schema import VERSION, prepare
 
 ROOT = Path(__file__).parents[2]
 LOOMC = Path(sys.executable).with_name("loomc")
@@ -89,3 +92,14 @@ def test_the_readme_names_two_commands_that_exist():
 def test_the_changelog_tells_of_this_version():
     """The version that is installed has its own entry."""
     assert f"## {loomc_runner.__version__} " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_page_of_the_database_names_its_version_and_every_column():
+    """Whoever reads the file with another tool finds there what is in it."""
+    page = (ROOT / "docs/reference/database.md").read_text()
+    assert f"is the version of the tables, {VERSION}." in page
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        prepare(db, ROOT / "none.db")
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {row[1] for table in tables for row in db.execute(f"PRAGMA table_info({table})")}
+    assert [name for name in [*tables, *columns] if not re.search(rf"\b{name}\b", page)] == []
