@@ -108,12 +108,24 @@ class MemoryStore:
                 raise RunLost(f"run {run.id} has ended; nothing more is written to it here")
             if change.step is not None:
                 self._add_step(run.id, change.step, change.state)
-            for charge in change.charges:
-                self._mark += 1
-                self._charges[run.id].append((self._mark, charge))
+            spent = [self._charge(run.id, charge) for charge in change.charges]
             self._add_insides(run.id, change)
-            self._runs[run.id] = self._advanced(run, change)
+            self._runs[run.id] = self._advanced(run, change, sum(n for n, _ in spent), sum(t for _, t in spent))
             return run.control
+
+    def _charge(self, run_id: str, charge: Charge) -> tuple[int, int]:
+        """Add a charge, or put it in the place of the one with its key; how much more is spent now."""
+        kept = self._charges[run_id]
+        places = (n for n, (_, known) in enumerate(kept) if charge.key is not None and known.key == charge.key)
+        if (place := next(places, None)) is not None:
+            mark, known = kept.pop(place)
+            if not charge.is_nothing:
+                kept.insert(place, (mark, charge))
+            return charge.nano_usd - known.nano_usd, charge.tokens - known.tokens
+        if charge.key is None or not charge.is_nothing:
+            self._mark += 1
+            kept.append((self._mark, charge))
+        return charge.nano_usd, charge.tokens
 
     def _add_insides(self, run_id: str, change: Transition) -> None:
         """What happened inside a step."""
@@ -211,11 +223,8 @@ class MemoryStore:
         answers = [question for question in self.questions(run_id) if question.answer is not None]
         return sum(self._runs[name].steps for name in family) + len(done) + len(answers)
 
-    def _advanced(self, run: Run, change: Transition) -> Run:
-        new: dict[str, Any] = {
-            "nano_usd": run.nano_usd + sum(charge.nano_usd for charge in change.charges),
-            "tokens": run.tokens + sum(charge.tokens for charge in change.charges),
-        }
+    def _advanced(self, run: Run, change: Transition, nano_usd: int, tokens: int) -> Run:
+        new: dict[str, Any] = {"nano_usd": run.nano_usd + nano_usd, "tokens": run.tokens + tokens}
         if change.notes is not None:
             new["notes"] = change.notes
         ended = change.status is not RunStatus.RUNNING

@@ -149,7 +149,18 @@ CREATE INDEX runs_by_origin ON runs (forked_from) WHERE forked_from IS NOT NULL;
 
 # `direction` is maximize or minimize, and NULL in runs that do not say it.
 
-SCRIPTS = (TABLES, INSIDE_A_STEP, DIRECTION)
+MODELS = """
+ALTER TABLE charges ADD COLUMN key TEXT;
+ALTER TABLE charges ADD COLUMN model TEXT;
+ALTER TABLE charges ADD COLUMN usage TEXT;
+CREATE UNIQUE INDEX charges_by_key ON charges (run_id, key) WHERE key IS NOT NULL;
+ALTER TABLE steps ADD COLUMN scores TEXT;
+"""
+
+# A charge with a `key` is first what a call may cost, and then what it came to; `usage` is JSON, tokens by kind.
+# `scores` is JSON, each answer of a scorer that was asked more than once.
+
+SCRIPTS = (TABLES, INSIDE_A_STEP, DIRECTION, MODELS)
 """What makes each version of the tables out of the one before, in order."""
 
 VERSION = len(SCRIPTS)
@@ -176,6 +187,10 @@ FROM {runs} r
 NO_DIRECTION = "NULL AS direction"
 """What the runs of the second version lack."""
 
+NO_SCORES = "SELECT *, NULL AS scores FROM {steps}"
+NO_MODELS = "SELECT *, NULL AS key, NULL AS model, NULL AS usage FROM {charges}"
+"""What the steps and the charges of the third version lack."""
+
 NO_CONTROL = f"NULL AS control, NULL AS child_key, 0 AS progress, 0 AS stuck, {NO_DIRECTION}"
 """What the runs of the first version lack."""
 
@@ -199,15 +214,19 @@ SELECT NULL AS run_id, 0 AS step_n, 0 AS attempt, '' AS error, '' AS category, 0
 """
 VIEWS = (
     {
-        "steps": LOOMC_STEPS,
+        "steps": NO_SCORES.format(steps=f"({LOOMC_STEPS})"),
         "runs": f"SELECT *, {NO_CONTROL} FROM ({LOOMC_RUNS})",
-        "charges": LOOMC_CHARGES,
+        "charges": NO_MODELS.format(charges=f"({LOOMC_CHARGES})"),
         "attempts": NO_ATTEMPTS,
     },
-    {"runs": f"SELECT *, {NO_CONTROL} FROM {{runs}}"},
-    {"runs": f"SELECT *, {NO_DIRECTION} FROM {{runs}}"},
+    {"runs": f"SELECT *, {NO_CONTROL} FROM {{runs}}", "steps": NO_SCORES, "charges": NO_MODELS},
+    {"runs": f"SELECT *, {NO_DIRECTION} FROM {{runs}}", "steps": NO_SCORES, "charges": NO_MODELS},
+    {"steps": NO_SCORES, "charges": NO_MODELS},
 )
 """How the tables of each older version are read as today's."""
+
+MAIN = {name: f"main.{name}" for name in ("runs", "steps", "charges")}
+"""The tables that views stand before."""
 
 COLUMNS = {
     "runs": {"id", "spec_hash", "status", "created_at", "updated_at"},
@@ -251,7 +270,7 @@ def read_as_today(db: sqlite3.Connection, path: Path) -> None:
     if version == 0 and not _tables(db):
         raise RunNotFound(f"there are no runs in {path} yet; a first run makes its tables")
     for name, query in VIEWS[version].items() if version < VERSION else ():
-        db.execute(f"CREATE TEMP VIEW {name} AS {query.format(runs='main.runs', steps='main.steps')}")
+        db.execute(f"CREATE TEMP VIEW {name} AS {query.format(**MAIN)}")
     for script in SCRIPTS[max(version, 1) :]:  # what it lacks is empty
         for statement in _statements(script):
             if statement.startswith("CREATE TABLE"):

@@ -1,34 +1,14 @@
-"""All statements, and how rows become records."""
+"""All statements."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import zlib
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import datetime
 from typing import Any
 
-from loomc_runner.records import (
-    Attempt,
-    BreakerChange,
-    Call,
-    CallStatus,
-    Charge,
-    Control,
-    Question,
-    Run,
-    RunStatus,
-    StepRecord,
-)
-from loomc_runner.store.base import ENDED, Resumption
-
-LONG = 4096
-"""Characters of a result; a longer one is stored compressed."""
-
-NUMBERS = ("epoch", "resumes", "steps", "nano_usd", "tokens", "dearest_nano", "worked")
-MOMENTS = ("asked_at", "expires_at", "answered_at")
+from loomc_runner.records import BreakerChange, Call, Charge, Question, Run, RunStatus, StepRecord
+from loomc_runner.store.base import ENDED
 
 RUN_COLUMNS = tuple(item.name for item in fields(Run))
 RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
@@ -65,9 +45,13 @@ END = (
 SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ?"
 NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
+CHARGE_COLUMNS = tuple(item.name for item in fields(Charge))
 INSERT_CHARGE = (
-    "INSERT INTO charges (run_id, step_n, nano_usd, tokens, label, at, estimated) VALUES (?, ?, ?, ?, ?, ?, ?)"
+    f"INSERT INTO charges (run_id, {', '.join(CHARGE_COLUMNS)}) VALUES ({', '.join('?' * (len(CHARGE_COLUMNS) + 1))})"
 )
+KEYED_CHARGE = "SELECT id, nano_usd, tokens FROM charges WHERE run_id = ? AND key = ?"
+REPLACE_CHARGE = f"UPDATE charges SET {' = ?, '.join(CHARGE_COLUMNS)} = ? WHERE id = ?"
+DELETE_CHARGE = "DELETE FROM charges WHERE id = ?"
 INSERT_ATTEMPT = (
     "INSERT INTO attempts (run_id, step_n, attempt, error, category, nano_usd, started_at, duration) "
     "VALUES (?, ?, (SELECT count(*) FROM attempts WHERE run_id = ? AND step_n = ?), ?, ?, ?, ?, ?)"
@@ -76,10 +60,7 @@ ATTEMPTS = (
     "SELECT step_n, attempt, error, category, nano_usd, started_at, duration FROM attempts "
     "WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n, attempt"
 )
-CHARGES = (
-    "SELECT step_n, nano_usd, tokens, label, at, estimated FROM charges "
-    "WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY id"
-)
+CHARGES = f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY id"
 
 CALL_COLUMNS = tuple(item.name for item in fields(Call))
 CALLS = (
@@ -223,178 +204,3 @@ def list_query(
     values = [value for _, value in wanted]
     window = [-1 if limit is None else limit, offset]
     return f"{RUNS}{where} ORDER BY created_at DESC, id LIMIT ? OFFSET ?", [*values, *window]
-
-
-def run_values(run: Run) -> list[Any]:
-    """A run as the values of its row."""
-    row = {name: getattr(run, name) for name in RUN_COLUMNS}
-    row["status"] = run.status.value
-    row["created_at"], row["updated_at"] = run.created_at.isoformat(), run.updated_at.isoformat()
-    row["budget"] = budget_text(run.budget)
-    row["tags"], row["notes"] = json.dumps(run.tags), json.dumps(run.notes)
-    row["control"] = None if run.control is None else run.control.value
-    return list(row.values())
-
-
-def run_from(row: Sequence[Any]) -> Run:
-    """A row as a run."""
-    values = dict(zip(RUN_COLUMNS, row, strict=True))
-    values["status"] = RunStatus(values["status"])
-    for name in NUMBERS:
-        if not isinstance(values[name], int | float):
-            raise TypeError(f"{name} is {values[name]!r}")
-    values["created_at"] = datetime.fromisoformat(values["created_at"])
-    values["updated_at"] = datetime.fromisoformat(values["updated_at"])
-    values["budget"] = None if values["budget"] is None else dict(json.loads(values["budget"]))
-    values["tags"], values["notes"] = _words(values["tags"]), _words(values["notes"])
-    values["control"] = control_from(values["control"])
-    return Run(**values)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    words = tuple(json.loads(text))
-    if not all(isinstance(word, str) for word in words):
-        raise TypeError(f"{text} is no list of texts")
-    return words
-
-
-def control_from(text: str | None) -> Control | None:
-    """What is asked of a run, if anything."""
-    return None if text is None else Control(text)
-
-
-def resumption_values(run: Run, resumption: Resumption, progress: int) -> tuple[Any, ...]:
-    """What a claim writes into the row of the run."""
-    notes = json.dumps([*run.notes, *resumption.notes])
-    names = (resumption.loop, resumption.source, resumption.spec_hash, resumption.code_hash)
-    written = (resumption.at.isoformat(), *names, budget_text(resumption.budget), notes, resumption.direction)
-    return (*written, progress, resumption.stuck(run, progress))
-
-
-def budget_text(budget: dict[str, Any] | None) -> str | None:
-    """A budget as it is stored."""
-    return None if budget is None else json.dumps(budget)
-
-
-def step_values(run_id: str, step: StepRecord[Any], state: str | None) -> tuple[Any, ...]:
-    """A step as the values of its row; without a state it has its parent's."""
-    how = (state, None, "json") if state is not None else (None, step.parent_n, "same")
-    return (
-        run_id,
-        *how,
-        step.step_n,
-        step.parent_n,
-        step.score,
-        step.nano_usd,
-        step.tokens,
-        step.timestamp.isoformat(),
-        step.duration,
-        step.error,
-        step.decision,
-        step.best_n,
-    )
-
-
-def step_from(row: Sequence[Any]) -> StepRecord[Any]:
-    """A row as a step."""
-    values = dict(zip(STEP_COLUMNS, row, strict=True))
-    values["timestamp"] = datetime.fromisoformat(values["timestamp"])
-    return StepRecord(**values)
-
-
-def charge_values(run_id: str, charge: Charge) -> tuple[Any, ...]:
-    """A charge as the values of its row."""
-    at = charge.at.isoformat()
-    return run_id, charge.step_n, charge.nano_usd, charge.tokens, charge.label, at, charge.estimated
-
-
-def charge_from(row: Sequence[Any]) -> Charge:
-    """A row as a charge."""
-    step_n, nano_usd, tokens, label, at, estimated = row
-    return Charge(step_n, nano_usd, tokens, label, datetime.fromisoformat(at), bool(estimated))
-
-
-def attempt_values(run_id: str, attempt: Attempt) -> tuple[Any, ...]:
-    """An attempt as the values of its row; its number is counted by the statement."""
-    started = attempt.started_at.isoformat()
-    return (
-        run_id,
-        attempt.step_n,
-        run_id,
-        attempt.step_n,
-        attempt.error,
-        attempt.category,
-        attempt.nano_usd,
-        started,
-        attempt.duration,
-    )
-
-
-def attempt_from(row: Sequence[Any]) -> Attempt:
-    """A row as an attempt."""
-    step_n, number, error, category, nano_usd, started_at, duration = row
-    return Attempt(step_n, number, error, category, nano_usd, datetime.fromisoformat(started_at), duration)
-
-
-def call_values(run_id: str, call: Call) -> tuple[Any, ...]:
-    """A call as the values of its row; a long result is compressed."""
-    result: str | bytes | None = call.result
-    if call.result is not None and len(call.result) > LONG:
-        result = zlib.compress(call.result.encode("utf-8", "surrogatepass"))
-    return (
-        run_id,
-        call.step_n,
-        call.seq,
-        call.name,
-        call.key,
-        call.status.value,
-        call.started_at.isoformat(),
-        result,
-        call.error,
-        call.category,
-        call.nano_usd,
-        call.duration,
-        call.outer,
-    )
-
-
-def call_from(row: Sequence[Any]) -> Call:
-    """A row as a call."""
-    values = dict(zip(CALL_COLUMNS, row, strict=True))
-    values["status"], values["started_at"] = CallStatus(values["status"]), datetime.fromisoformat(values["started_at"])
-    if isinstance(values["result"], bytes):
-        values["result"] = zlib.decompress(values["result"]).decode("utf-8", "surrogatepass")
-    return Call(**values)
-
-
-def question_values(question: Question) -> tuple[Any, ...]:
-    """A question as the values of its row."""
-    row = {name: getattr(question, name) for name in QUESTION_COLUMNS}
-    row["schema"] = json.dumps(question.schema)
-    for name in MOMENTS:
-        row[name] = None if row[name] is None else row[name].isoformat()
-    return tuple(row.values())
-
-
-def question_from(row: Sequence[Any]) -> Question:
-    """A row as a question."""
-    values = dict(zip(QUESTION_COLUMNS, row, strict=True))
-    values["schema"], values["withdrawn"] = json.loads(values["schema"]), bool(values["withdrawn"])
-    for name in MOMENTS:
-        values[name] = None if values[name] is None else datetime.fromisoformat(values[name])
-    return Question(**values)
-
-
-def breaker_values(run_id: str, change: BreakerChange) -> tuple[Any, ...]:
-    """A change of a circuit breaker as the values of its row."""
-    row = {name: getattr(change, name) for name in BREAKER_COLUMNS}
-    row["at"], row["retry_at"] = change.at.isoformat(), change.retry_at and change.retry_at.isoformat()
-    return (run_id, *row.values())
-
-
-def breaker_from(row: Sequence[Any]) -> BreakerChange:
-    """A row as a change of a circuit breaker."""
-    values = dict(zip(BREAKER_COLUMNS, row, strict=True))
-    values["at"] = datetime.fromisoformat(values["at"])
-    values["retry_at"] = values["retry_at"] and datetime.fromisoformat(values["retry_at"])
-    return BreakerChange(**values)

@@ -28,7 +28,7 @@ from loomc_runner.records import (
     StepRecord,
     Transition,
 )
-from loomc_runner.store import owners, sql
+from loomc_runner.store import owners, rows, sql
 from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, ended_by, tagged
 from loomc_runner.store.connection import SQLiteFile
 
@@ -62,11 +62,11 @@ class SQLiteStore(SQLiteFile):
                 owner = owners.own_token(self.path.parent)
                 mark = db.execute("SELECT coalesce(max(id), 0) FROM charges").fetchone()[0]
                 asked = db.execute(sql.ASKED, (run.parent_run_id,)).fetchone() if run.parent_run_id else None
-                control = sql.control_from(asked[0]) if asked else None  # what is asked of its parent
+                control = rows.control_from(asked[0]) if asked else None  # what is asked of its parent
                 run = dataclasses.replace(run, owner=owner, epoch=1, in_flight_mark=mark, control=control)
-                sql.put(db, sql.INSERT_RUN, sql.run_values(run))
+                sql.put(db, sql.INSERT_RUN, rows.run_values(run))
                 first: StepRecord[Any] = StepRecord(INITIAL, INITIAL, None, None, 0, run.created_at, 0.0)
-                sql.put(db, sql.INSERT_STEP, sql.step_values(run.id, first, state))
+                sql.put(db, sql.INSERT_STEP, rows.step_values(run.id, first, state))
         except BaseException:
             owners.let_go(str(self.path), run.id)
             raise
@@ -86,7 +86,7 @@ class SQLiteStore(SQLiteFile):
                 if run.in_flight is not None:
                     self._close_in_flight(db, run, resumption)
                 (progress,) = db.execute(sql.PROGRESS, (run_id,)).fetchone()
-                sql.put(db, sql.CLAIM, (mine, *sql.resumption_values(run, resumption, progress), run_id))
+                sql.put(db, sql.CLAIM, (mine, *rows.resumption_values(run, resumption, progress), run_id))
                 run = dataclasses.replace(self._row(db, run_id), status=run.status, stop_reason=run.stop_reason)
                 spent, tokens = db.execute(sql.SUBTREE, (run_id,)).fetchone()
         except BaseException:
@@ -115,33 +115,52 @@ class SQLiteStore(SQLiteFile):
 
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         run_id, step = lease.run_id, change.step
-        for charge in change.charges:
-            sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run_id, charge))
+        spent = self._charge(db, run_id, change.charges)
         control = None
-        if not self._update(db, lease, change, None):  # looked at before the step, which somebody else may have written
-            control = sql.control_from((db.execute(sql.ASKED, (run_id,)).fetchone() or (None,))[0])
-            if control is None or not self._update(db, lease, change, control):
+        if not self._update(
+            db, lease, change, spent, None
+        ):  # looked at before the step, which somebody else may have written
+            control = rows.control_from((db.execute(sql.ASKED, (run_id,)).fetchone() or (None,))[0])
+            if control is None or not self._update(db, lease, change, spent, control):
                 raise RunLost(
                     f"run {run_id} has ended, was taken over by another process or is no longer in {self.path}; "
                     "nothing more is written to it here"
                 )
         if step is not None:
-            sql.put(db, sql.INSERT_STEP, sql.step_values(run_id, step, change.state))
+            sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, change.state))
         self._write_inside(db, run_id, change)
         if change.status is RunStatus.CANCELLED:
             db.execute(sql.WITHDRAW_ALL, (run_id,))
         return control
 
     @staticmethod
-    def _update(db: sqlite3.Connection, lease: Lease, change: Transition, control: Control | None) -> bool:
-        """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
+    def _charge(db: sqlite3.Connection, run_id: str, charges: Sequence[Charge]) -> tuple[int, int]:
+        """Write charges, and give how many more nano-dollars and tokens are spent now."""
         nano = tokens = 0
-        for charge in change.charges:
+        for charge in charges:
             nano, tokens = nano + charge.nano_usd, tokens + charge.tokens
+            known = None if charge.key is None else db.execute(sql.KEYED_CHARGE, (run_id, charge.key)).fetchone()
+            if known is not None:
+                row_id, before, tokens_before = known
+                nano, tokens = nano - before, tokens - tokens_before
+                if charge.is_nothing:
+                    db.execute(sql.DELETE_CHARGE, (row_id,))
+                    db.execute(sql.LOWER_MARKS)
+                else:
+                    sql.put(db, sql.REPLACE_CHARGE, (*rows.charge_values(charge), row_id))
+            elif charge.key is None or not charge.is_nothing:
+                sql.put(db, sql.INSERT_CHARGE, (run_id, *rows.charge_values(charge)))
+        return nano, tokens
+
+    @staticmethod
+    def _update(
+        db: sqlite3.Connection, lease: Lease, change: Transition, spent: tuple[int, int], control: Control | None
+    ) -> bool:
+        """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
         if change.keep_in_flight and change.status is RunStatus.RUNNING:
-            return db.execute(sql.SPEND, (nano, tokens, lease.run_id, lease.epoch)).rowcount == 1
+            return db.execute(sql.SPEND, (*spent, lease.run_id, lease.epoch)).rowcount == 1
         at = change.at.isoformat()
-        totals = (int(change.step is not None), nano, tokens, change.worked, change.best_step, change.dearest_nano)
+        totals = (int(change.step is not None), *spent, change.worked, change.best_step, change.dearest_nano)
         owned = (lease.run_id, lease.epoch, control)
         if change.status is not RunStatus.RUNNING:
             ended = (change.status.value, change.stop_reason, change.result, at)
@@ -154,13 +173,13 @@ class SQLiteStore(SQLiteFile):
     def _write_inside(db: sqlite3.Connection, run_id: str, change: Transition) -> None:
         """What happened inside a step."""
         if change.attempt is not None:
-            sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run_id, change.attempt))
+            sql.put(db, sql.INSERT_ATTEMPT, rows.attempt_values(run_id, change.attempt))
         if change.call is not None:
-            sql.put(db, sql.PUT_CALL, sql.call_values(run_id, change.call))
+            sql.put(db, sql.PUT_CALL, rows.call_values(run_id, change.call))
         if change.question is not None:
-            sql.put(db, sql.PUT_QUESTION, sql.question_values(change.question))
+            sql.put(db, sql.PUT_QUESTION, rows.question_values(change.question))
         if change.breaker is not None:
-            sql.put(db, sql.INSERT_BREAKER, sql.breaker_values(run_id, change.breaker))
+            sql.put(db, sql.INSERT_BREAKER, rows.breaker_values(run_id, change.breaker))
         for step_n, seq in change.withdrawn:
             db.execute(sql.WITHDRAW, (run_id, step_n, seq))
         for child_id in change.superseded:
@@ -224,12 +243,12 @@ class SQLiteStore(SQLiteFile):
         if not recorded and run.reserved_nano and not self._is_accounted_for(db, run.id, step_n):
             nano = run.reserved_nano
             charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
-            sql.put(db, sql.INSERT_CHARGE, sql.charge_values(run.id, charge))
+            sql.put(db, sql.INSERT_CHARGE, (run.id, *rows.charge_values(charge)))
             db.execute(sql.SPEND, (nano, 0, run.id, run.epoch))
         db.execute(sql.DEAREST, (nano, run.id))
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         attempt = Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0)
-        sql.put(db, sql.INSERT_ATTEMPT, sql.attempt_values(run.id, attempt))
+        sql.put(db, sql.INSERT_ATTEMPT, rows.attempt_values(run.id, attempt))
 
     @staticmethod
     def _is_accounted_for(db: sqlite3.Connection, run_id: str, step_n: int) -> bool:
@@ -263,8 +282,8 @@ class SQLiteStore(SQLiteFile):
         by_owner = status in {RunStatus.RUNNING, RunStatus.INTERRUPTED}  # only a look at the owner tells the two apart
         window = (None, 0) if by_owner else (limit, offset)
         with self._reading() as db:
-            rows = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, origin, *window)).fetchall()
-            runs = [self._as_shown(self._record(sql.run_from, row, row[0])) for row in rows]
+            found = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, origin, *window)).fetchall()
+            runs = [self._as_shown(self._record(rows.run_from, row, row[0])) for row in found]
         if not by_owner:
             return runs
         matching = (run for run in runs if run.status is status)
@@ -272,7 +291,7 @@ class SQLiteStore(SQLiteFile):
 
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
         """The committed steps of a window, in order."""
-        return self._window(sql.STEPS, sql.step_from, run_id, max(start, 0), stop)
+        return self._window(sql.STEPS, rows.step_from, run_id, max(start, 0), stop)
 
     def state(self, run_id: str, step_n: int) -> str:
         """The state after a step as JSON text."""
@@ -292,11 +311,11 @@ class SQLiteStore(SQLiteFile):
 
     def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
         """The failed and cut-off tries of a window of steps, in order."""
-        return self._window(sql.ATTEMPTS, sql.attempt_from, run_id, start, stop)
+        return self._window(sql.ATTEMPTS, rows.attempt_from, run_id, start, stop)
 
     def charges(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Charge]:
         """The charges of a window of steps, in the order in which they were recorded."""
-        return self._window(sql.CHARGES, sql.charge_from, run_id, start, stop)
+        return self._window(sql.CHARGES, rows.charge_from, run_id, start, stop)
 
     def calls(
         self, run_id: str, start: int = 0, stop: int | None = None, *, seq: int = 0, limit: int | None = None
@@ -304,19 +323,19 @@ class SQLiteStore(SQLiteFile):
         """The durable calls of a window of steps, in order."""
         window = (run_id, start, seq, MANY if stop is None else stop, -1 if limit is None else limit)
         with self._reading() as db:
-            rows = db.execute(sql.CALLS, window).fetchall()
-        return [self._record(sql.call_from, row, run_id) for row in rows]
+            found = db.execute(sql.CALLS, window).fetchall()
+        return [self._record(rows.call_from, row, run_id) for row in found]
 
     def questions(self, run_id: str | None = None) -> Sequence[Question]:
         """The questions of a run and its child runs, or the open ones of all."""
         query = (sql.OPEN_QUESTIONS,) if run_id is None else (sql.QUESTIONS, (run_id,))
         with self._reading() as db:
-            return [sql.question_from(row) for row in db.execute(*query).fetchall()]
+            return [rows.question_from(row) for row in db.execute(*query).fetchall()]
 
     def breakers(self, run_id: str) -> Sequence[BreakerChange]:
         """How circuit breakers changed in a run and its child runs, in order."""
         with self._reading() as db:
-            return [sql.breaker_from(row) for row in db.execute(sql.BREAKERS, (run_id,)).fetchall()]
+            return [rows.breaker_from(row) for row in db.execute(sql.BREAKERS, (run_id,)).fetchall()]
 
     def subtree(self, run_id: str) -> tuple[int, int]:
         """Nano-dollars and tokens of a run together with all its child runs."""
@@ -329,8 +348,8 @@ class SQLiteStore(SQLiteFile):
     ) -> list[R]:
         """The records of a window of steps."""
         with self._reading() as db:
-            rows = db.execute(query, (run_id, start, MANY if stop is None else stop)).fetchall()
-        return [self._record(record, row, run_id) for row in rows]
+            found = db.execute(query, (run_id, start, MANY if stop is None else stop)).fetchall()
+        return [self._record(record, row, run_id) for row in found]
 
     def _record(self, record: Callable[[Sequence[Any]], R], row: Sequence[Any], run_id: str) -> R:
         """A row as a record.
@@ -348,7 +367,7 @@ class SQLiteStore(SQLiteFile):
         row = db.execute(sql.GET_RUN, (run_id,)).fetchone()
         if row is None:
             raise RunNotFound(f"there is no run {run_id} in {self.path}; loomc runs lists those there are")
-        return self._as_shown(self._record(sql.run_from, row, run_id))
+        return self._as_shown(self._record(rows.run_from, row, run_id))
 
     def _as_shown(self, run: Run) -> Run:
         if run.status is not RunStatus.RUNNING or (run.owner and owners.is_alive(self.path.parent, run.owner)):

@@ -1,4 +1,4 @@
-"""The plain values that travel between the driver, the stores and the reports; all are frozen."""
+"""A run and its steps as they are stored, and what one commit changes in them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
+
+from loomc_runner.records.inside import BreakerChange, Call, Charge, Question
 
 S = TypeVar("S")
 
@@ -118,6 +120,7 @@ class StepRecord(Generic[S]):
         error: The error of a step that a strategy absorbed, or of a scorer that failed; else None.
         decision: What the driver decided after it: None (go on), `restore K`, `escalate` or `stop`.
         best_n: The step with the best score up to and including this one, or None.
+        scores: Each answer of a scorer that was asked more than once; `score` is their mean. Empty when it was not.
         state: Its state, read back from the store each time it is asked for.
     """
 
@@ -131,6 +134,7 @@ class StepRecord(Generic[S]):
     error: str | None = None
     decision: str | None = None
     best_n: int | None = None
+    scores: tuple[float, ...] = ()
     read_state: Callable[[int], S] = field(default=no_state, repr=False, compare=False)
 
     @property
@@ -174,119 +178,6 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Charge:
-    """Money or tokens spent in a step; `estimated` when it was assumed and not reported."""
-
-    step_n: int
-    nano_usd: int
-    tokens: int
-    label: str | None
-    at: datetime
-    estimated: bool = False
-
-
-class CallStatus(StrEnum):
-    """Where a durable call is."""
-
-    STARTED = "started"
-    DONE = "done"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One try of a durable call inside a step.
-
-    Attributes:
-        step_n: The step it was made in.
-        seq: Its number among the calls of the step, in the order they were started; for display.
-        name: The function, as `module.qualname` or as chosen.
-        key: What it is known by: name, arguments and occurrence, or an explicit key.
-        status: `started`, `done` or `failed`; one that was cut off stays `started`.
-        started_at: When it began (UTC).
-        result: Its result as JSON text, once done.
-        error: Its error, once failed.
-        category: What kind of error that is.
-        nano_usd: Nano-dollars recorded while it ran.
-        duration: Seconds it took; 0.0 while it runs.
-        outer: The `seq` of the call it was made in, or None.
-    """
-
-    step_n: int
-    seq: int
-    name: str
-    key: str
-    status: CallStatus
-    started_at: datetime
-    result: str | None = None
-    error: str | None = None
-    category: str | None = None
-    nano_usd: int = 0
-    duration: float = 0.0
-    outer: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question to a person, asked inside a step.
-
-    Attributes:
-        run_id: The run that asks.
-        step_n, seq: The step, and the number of the question in it.
-        key: What it is known by: prompt, schema and occurrence.
-        prompt: The question.
-        schema: JSON schema of the answer.
-        asked_at: When (UTC).
-        expires_at: When its default counts (UTC), or None: never.
-        default: The answer that counts then, as JSON text; None when there is none.
-        answer: The answer as JSON text; None while it is open.
-        answered_by, answered_at: Who answered, and when.
-        withdrawn: The step was tried again and no longer asks it.
-    """
-
-    run_id: str
-    step_n: int
-    seq: int
-    key: str
-    prompt: str
-    schema: dict[str, Any]
-    asked_at: datetime
-    expires_at: datetime | None = None
-    default: str | None = None
-    answer: str | None = None
-    answered_by: str | None = None
-    answered_at: datetime | None = None
-    withdrawn: bool = False
-
-    @property
-    def number(self) -> str:
-        """How it is named within its run: `STEP.NUMBER`."""
-        return f"{self.step_n}.{self.seq}"
-
-    @property
-    def is_open(self) -> bool:
-        """Whether somebody should answer it."""
-        return self.answer is None and not self.withdrawn
-
-    def has_expired(self, now: datetime) -> bool:
-        """Whether it is too late to answer it."""
-        return self.expires_at is not None and now >= self.expires_at
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerChange:
-    """A circuit breaker that changed its state in a run; `retry_at` is when an open one lets a trial through."""
-
-    step_n: int
-    name: str
-    state: str
-    failures: int
-    openings: int
-    at: datetime
-    retry_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to write to a run: good for one process until the run is claimed again."""
 
@@ -313,7 +204,7 @@ class Transition:
     Attributes:
         at: When.
         step: The committed step, with its state as JSON text in `state`.
-        charges: Money spent that is not stored yet.
+        charges: Money spent that is not stored yet; one whose `key` is stored takes that one's place.
         attempt: A failed try.
         call: A durable call that starts (a new `seq`), or what became of one.
         question: A question that is asked (a new `seq`), or asked anew.
@@ -348,50 +239,3 @@ class Transition:
     dearest_nano: int = 0
     result: str | None = None
     notes: tuple[str, ...] | None = None
-
-
-R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Done(Generic[S, R]):
-    """Return it from a step to end the run well: `return Done(state)` or `return Done(state, result=report)`.
-
-    Args:
-        state: The last state; it is committed like any other.
-        result: What the run was for, when that is something else; stored as JSON and given back in
-            `RunResult.result`. Annotate the step `-> Draft | Done[Draft, Report]` to get it back as a `Report`.
-    """
-
-    state: S
-    result: R | None = None
-
-
-@dataclass(frozen=True)
-class RunResult(Generic[S]):
-    """How a run stands when it stops.
-
-    Attributes:
-        run_id: Its id, as `loomc show` takes it.
-        status: Why it is where it is, as one word.
-        stop_reason: The same in words, such as `converged: score_plateau(patience=3)`.
-        state: The final state: the best one under `BestScore`, else the newest.
-        result: What a step gave with `Done(..., result=...)`.
-        best_state, best_score, best_step: The step with the best score; None when nothing was scored.
-        steps: Committed steps, over all resumes.
-        cost_usd, tokens: What was spent, over all resumes, child runs included.
-        elapsed: Seconds of working time, over all resumes.
-    """
-
-    run_id: str
-    status: RunStatus
-    stop_reason: str | None
-    state: S
-    result: Any
-    best_state: S | None
-    best_score: float | None
-    best_step: int | None
-    steps: int
-    cost_usd: float
-    tokens: int
-    elapsed: float
