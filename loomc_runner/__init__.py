@@ -11,6 +11,7 @@ if _TYPE_CHECKING:
     from loomc_runner.calls import call, tool
     from loomc_runner.context import spend
     from loomc_runner.converge import Detector, Escalate, all_of, judge, predicate, score_plateau, target
+    from loomc_runner.current import CurrentRun, current_run
     from loomc_runner.decorator import loop
     from loomc_runner.errors import (
         AnswerRefused,
@@ -40,6 +41,7 @@ if _TYPE_CHECKING:
         WaitingForAnswer,
     )
     from loomc_runner.handle import AsyncLoop, Loop
+    from loomc_runner.notices import BudgetNotice
     from loomc_runner.questions import Approval, ask
     from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
     from loomc_runner.retry import Retry
@@ -57,10 +59,12 @@ __all__ = [
     "BestScore",
     "Budget",
     "BudgetExhausted",
+    "BudgetNotice",
     "CallError",
     "CircuitBreaker",
     "CircuitOpenError",
     "CostError",
+    "CurrentRun",
     "Detector",
     "Done",
     "Escalate",
@@ -99,6 +103,7 @@ __all__ = [
     "ask",
     "call",
     "circuit_breaker",
+    "current_run",
     "judge",
     "loop",
     "predicate",
@@ -115,6 +120,7 @@ _HOMES = {
     "calls": "call tool",
     "context": "spend",
     "converge": "Detector Escalate all_of judge predicate score_plateau target",
+    "current": "CurrentRun current_run",
     "decorator": "loop",
     "errors": (
         "AnswerRefused BudgetExhausted CallError CircuitOpenError CostError LoomcError LoomcWarning "
@@ -123,6 +129,7 @@ _HOMES = {
         "WaitingForAnswer"
     ),
     "handle": "AsyncLoop Loop",
+    "notices": "BudgetNotice",
     "questions": "Approval ask",
     "records": "Done RunResult RunStatus StepRecord",
     "retry": "Retry",

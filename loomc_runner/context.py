@@ -9,10 +9,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from loomc_runner.budget import OpenStep, to_nano
+from loomc_runner.budget import to_nano
 from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
 from loomc_runner.journal import Journal
+from loomc_runner.ledger import OpenStep
 from loomc_runner.records import Call, Charge, Control, Lease, RunStatus, Transition
 from loomc_runner.sigterm import termination_asked
 from loomc_runner.store import Store, block, finish, in_event_loop, patiently

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from loomc_runner.budget import Ledger, OpenStep
 from loomc_runner.context import Halt
 from loomc_runner.history import History
 from loomc_runner.interrupt import Watch
 from loomc_runner.journal import Journal
+from loomc_runner.ledger import Ledger, OpenStep
 from loomc_runner.records import Lease, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec
@@ -42,6 +42,7 @@ class Cursor(Generic[S]):
     belongs to. `verdict` is how the run ended, None while it goes on. `unstored` is the commit that is under way.
     `journal` is what is on record of the next step, when that was tried before; `tried` how often it failed here,
     `delay` after how many seconds it is tried again.
+    `told` keeps how much of each limit was said to be used up.
     `halt` tells whether a run beside it has failed, so that it is to stop;
     `watch` looks whether an async run is to pause now.
     """
@@ -66,6 +67,7 @@ class Cursor(Generic[S]):
     tried: int = 0
     delay: float | None = None
     halt: Halt | None = None
+    told: dict[str, int] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
 
     @property

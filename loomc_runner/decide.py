@@ -70,6 +70,8 @@ async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tup
             return step, await _decide(cursor, scope, outcome, step)
         except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
             if limit := limit_in(error, cursor.ledger):
+                if cursor.ledger.begin_wrap_up(limit, cursor.step_n + 1):
+                    return step, _go_on(cursor, step)
                 return step, exhausted(cursor.lease.run_id, limit)
             failure = error
             outcome.torn = None if isinstance(error, Exception) else error
@@ -94,6 +96,8 @@ def _delay(cursor: Cursor[S], outcome: Outcome[S]) -> float | None:
 async def _without_state(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
     """A step that failed is tried again, or committed if a strategy says where to go on, else the run has failed."""
     if outcome.exhausted is not None:
+        if cursor.ledger.begin_wrap_up(outcome.exhausted, cursor.step_n):
+            return None, Verdict(delay=0.0)  # the step again, at once, with what was kept
         return None, exhausted(cursor.lease.run_id, outcome.exhausted)
     if (delay := _delay(cursor, outcome)) is not None:
         return None, Verdict(delay=delay)
@@ -114,26 +118,47 @@ async def _without_state(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -
 async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S]) -> Verdict:
     """What follows from a good step: stop, go back, change something, or simply go on."""
     spec, history = cursor.spec, cursor.history
-    if outcome.exhausted is not None:
-        raise outcome.exhausted
-    if outcome.done is not None:
+    if outcome.done is not None and outcome.exhausted is None:
         return Verdict(RunStatus.COMPLETED, "done: the step said so", "stop")
-    scope.account.ledger.check_claims()  # a charge that crossed a cap, though the step returned all the same
-    if spec.detectors:
+    asks = spec.detectors if not _wraps_up_next(cursor, outcome.exhausted) else ()
+    if asks:
         scope.purpose = "judge"
-        asking = first_reason(spec.detectors, history)
+        asking = first_reason(asks, history)
         reason = await asking if spec.is_async else finish(asking)
         if reason is not None:
             return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
-    target = chosen(spec.strategies, history)
     if spec.on_stall is not None and spec.on_stall(history):
         if spec.on_stall.handler is None:
             error = StallError(spec.on_stall.after)
             return Verdict(RunStatus.STALLED, f"stalled: {error}", "stalled", error=error)
+        target = chosen(spec.strategies, history)
         return Verdict(decision="escalate", next_n=step.step_n if target is None else target)
+    return _go_on(cursor, step)
+
+
+def _go_on(cursor: Cursor[S], step: StepRecord[S]) -> Verdict:
+    """Go on from the newest step, or from the one that a strategy goes back to."""
+    target = chosen(cursor.spec.strategies, cursor.history)
     if target is None:
         return Verdict(next_n=step.step_n)
     return Verdict(decision=f"restore {target}", next_n=target)
+
+
+def _wraps_up_next(cursor: Cursor[Any], limit: BudgetExhausted | None) -> bool:
+    """Whether the next step is one for wrapping up, since a limit was met in this one, or crossed by a charge.
+
+    Raises:
+        BudgetExhausted: When nothing is kept for that; the run ends then, though the step has returned.
+    """
+    try:
+        if limit is not None:
+            raise limit
+        cursor.ledger.check_claims()
+    except BudgetExhausted as error:
+        if not cursor.ledger.begin_wrap_up(error, cursor.step_n + 1):
+            raise
+        return True
+    return False
 
 
 def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: BaseException | None) -> StepRecord[S]:

@@ -12,6 +12,7 @@ from loomc_runner.backtrack import Strategy
 from loomc_runner.budget import Budget
 from loomc_runner.converge import Detector, Escalate
 from loomc_runner.handle import AsyncLoop, Loop, look_like
+from loomc_runner.notices import BudgetNotice
 from loomc_runner.records import Done, StepRecord
 from loomc_runner.retry import Retry
 from loomc_runner.spec import LoopSpec, make_spec
@@ -20,6 +21,7 @@ from loomc_runner.store import Store
 S = TypeVar("S")
 
 OnStep = Callable[[StepRecord[Any]], Any]
+OnBudget = Callable[[BudgetNotice], Any]
 
 
 class LoopMethod(Generic[S]):
@@ -94,6 +96,7 @@ def loop(
     retry: Retry | None = None,
     migrate: Callable[[Any], Any] | None = None,
     on_step: OnStep | Sequence[OnStep] | None = None,
+    on_budget: OnBudget | Sequence[OnBudget] | None = None,
     progress: bool = False,
     name: str | None = None,
     tags: Sequence[str] = (),
@@ -112,6 +115,7 @@ def loop(
     retry: Retry | None = None,
     migrate: Callable[[Any], Any] | None = None,
     on_step: OnStep | Sequence[OnStep] | None = None,
+    on_budget: OnBudget | Sequence[OnBudget] | None = None,
     progress: bool = False,
     name: str | None = None,
     tags: Sequence[str] = (),
@@ -133,6 +137,9 @@ def loop(
         migrate: A function of a stored state that no longer fits its type, as plain JSON, that gives one that does.
         on_step: A function, or several, that each committed step is given to; async ones in async loops. What it
             raises is logged and stops nothing. It is told once, and not again after a crash: nothing may depend on it.
+        on_budget: A function, or several, that is told when 50, 80 and 100 percent of a limit are used up, with a
+            `BudgetNotice`: once each, after the try of a step in which it came to that, and not again after a resume.
+            Otherwise as `on_step`.
         progress: Show each run live on standard error; `run(..., progress=True)` does it for one run.
         name: How runs name this loop, instead of `module:qualname`. Give one when the function may move.
         tags: Words that `loomc runs` shows and exports carry.
@@ -156,6 +163,7 @@ def loop(
                 retry=retry,
                 migrate=migrate,
                 on_step=on_step,
+                on_budget=on_budget,
                 progress=progress,
                 name=name,
                 tags=tags,

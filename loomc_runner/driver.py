@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from datetime import timedelta
-from inspect import isawaitable, iscoroutine
 from typing import Any, TypeVar, cast
 
 from loom import tailrec, tailstream
 
-from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, outside_of_steps, rest
+from loomc_runner.announce import announce
+from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
@@ -37,8 +37,7 @@ WENT = "went another way"
 async def advance(cursor: Cursor[S]) -> Cursor[S]:
     """Take one step; stop where somebody asked for it, and wait where the step is to be tried again."""
     control = await _take_step(cursor)
-    if cursor.record is not None:
-        await _announce(cursor, cursor.record)
+    await announce(cursor)
     if not cursor.stopped and (asked := _asked_to_stop(cursor, control)):
         await end(cursor, asked)
     elif not cursor.stopped and cursor.account is None:
@@ -77,47 +76,6 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     finally:
         cursor.ledger.stop_clock()
     return control
-
-
-async def _announce(cursor: Cursor[S], step: StepRecord[S]) -> None:
-    """Tell those who look on of a committed step; what `on_step` raises is logged, and changes nothing.
-
-    It is called outside of any step, also in a child run: what it does is no part of the parent's step.
-    """
-    tell("committed", cursor.lease.run_id, step)
-    for callback in cursor.spec.on_step:
-        cancelled = _cancellations(cursor)
-        try:
-            with outside_of_steps():
-                answer = callback(step)
-                if isawaitable(answer):
-                    await _waited_for(cursor, answer)
-        except BaseException as error:
-            stray = type(error).__name__ == "CancelledError" and _cancellations(cursor) == cancelled
-            if not isinstance(error, Exception) and not stray:  # Ctrl-C, or somebody cancels the run
-                raise
-            words = ("run %s: on_step failed after step %d; the run goes on", cursor.lease.run_id, step.step_n)
-            note(*words, exc_info=True)
-
-
-def _cancellations(cursor: Cursor[Any]) -> int:
-    """How often somebody has asked to cancel the task that works on the run."""
-    if not cursor.spec.is_async:
-        return 0
-    import asyncio
-
-    task = asyncio.current_task()
-    return 0 if task is None else task.cancelling()
-
-
-async def _waited_for(cursor: Cursor[Any], answer: Awaitable[Any]) -> None:
-    """Wait for what `on_step` gave; a sync loop cannot."""
-    if cursor.spec.is_async:
-        await answer
-        return
-    if iscoroutine(answer):
-        answer.close()
-    raise TypeError("it gave something to await, but the loop is not async")
 
 
 def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
-from loomc_runner.budget import SAFETY_CAP, Budget, Ledger
+from loomc_runner.budget import SAFETY_CAP, Budget
 from loomc_runner.context import current_scope, halting
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import chosen, exhausted
@@ -25,6 +25,8 @@ from loomc_runner.errors import (
 )
 from loomc_runner.history import History
 from loomc_runner.journal import Journal
+from loomc_runner.ledger import Ledger
+from loomc_runner.notices import notices
 from loomc_runner.records import INITIAL, NANO, Claim, Question, Run, RunResult, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec, type_name, type_named
@@ -137,6 +139,8 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
         if claim.run.status is not RunStatus.COMPLETED:
             await _check_stuck(spec, store, claim)
             cursor = _place(spec, store, claim, kept)
+            if budget is None and _has_wrapped_up(claim.run):
+                cursor.ledger.may_wrap_up = False
             await start(cursor)
             return cursor
     except BaseException as error:
@@ -145,6 +149,11 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
         raise
     await _give_back(spec, store, claim, "")
     return stored_result(spec, store, claim.run)
+
+
+def _has_wrapped_up(run: Run) -> bool:
+    """Whether a run has come to the end of its own dollars, and of what it kept to wrap up."""
+    return run.status is RunStatus.BUDGET_EXHAUSTED and (run.stop_reason or "").startswith("budget: usd")
 
 
 async def _check_stuck(spec: LoopSpec[Any], store: Store, claim: Claim) -> None:
@@ -190,6 +199,7 @@ def _place(spec: LoopSpec[S], store: Store, claim: Claim, budget: Budget | None)
     state = history.state(parent_n)
     cursor = Cursor(spec, store, claim.lease, ledger, codec, history, sleep_of(is_async=spec.is_async), state, parent_n)
     cursor.notes, cursor.worked, cursor.halt = run.notes, ledger.worked, halting.get()
+    notices(ledger, cursor.told)  # told by whoever drove it before
     cursor.journal = Journal(store, run.id, run.steps, tried=True)
     return cursor
 

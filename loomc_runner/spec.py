@@ -48,6 +48,7 @@ class LoopSpec(Generic[S]):
     retry: Retry | None = None
     migrate: Callable[[Any], Any] | None = None
     on_step: tuple[Callable[[Any], Any], ...] = ()
+    on_budget: tuple[Callable[[Any], Any], ...] = ()
     progress: bool = False
     direction: Direction = "maximize"
     is_async: bool = False
@@ -126,6 +127,7 @@ def make_spec(
     retry: Retry | None,
     migrate: Callable[[Any], Any] | None,
     on_step: Any,
+    on_budget: Any,
     progress: bool,
     name: str | None,
     tags: Sequence[str],
@@ -136,15 +138,15 @@ def make_spec(
     Raises:
         SpecError: For the first option that cannot work, naming its value.
     """
-    is_method = _check_function(fn)
+    is_method, is_async = _check_function(fn), is_coroutine_function(fn)
     _check_types(budget, on_stall, retry, migrate, progress=progress)
     check_checkpoint(checkpoint)
     detectors = tuple(as_detector(item) for item in _listed(converge_on))
     strategies = tuple(_as_strategy(item) for item in _listed(backtrack))
-    callbacks = tuple(_as_callback(item) for item in _listed(on_step))
+    stepped, told = _callbacks("on_step", on_step), _callbacks("on_budget", on_budget)
     parts = list(parts_of((detectors, strategies, on_stall)))
-    is_async = is_coroutine_function(fn)
-    _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, [*parts, *callbacks], is_async=is_async)
+    functions = {"scorer": scorer, "cost_fn": cost_fn}
+    _check_callables(fn, functions, [*parts, *stepped, *told], is_async=is_async)
     return LoopSpec(
         fn=fn,
         name=_check_name(name) or f"{fn.__module__}:{fn.__qualname__}",
@@ -158,7 +160,8 @@ def make_spec(
         cost_fn=cost_fn,
         retry=retry,
         migrate=migrate,
-        on_step=callbacks,
+        on_step=stepped,
+        on_budget=told,
         progress=progress,
         tags=check_tags(tags),
         direction=_the_direction(parts),
@@ -194,6 +197,7 @@ def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
         "retry": spec.retry,
         "migrate": spec.migrate,
         "on_step": spec.on_step,
+        "on_budget": spec.on_budget,
         "progress": spec.progress,
         "name": spec.name,
         "tags": spec.tags,
@@ -268,11 +272,12 @@ def _as_strategy(value: Any) -> Strategy:
     return strategy
 
 
-def _as_callback(value: Any) -> Callable[[Any], Any]:
-    if not callable(value):
-        raise SpecError(f"on_step={value!r}: give a function of the committed step, or a list of them")
-    callback: Callable[[Any], Any] = value
-    return callback
+def _callbacks(option: str, value: Any) -> tuple[Callable[[Any], Any], ...]:
+    callbacks = tuple(_listed(value))
+    if unfit := [item for item in callbacks if not callable(item)]:
+        given = "the committed step" if option == "on_step" else "the notice"
+        raise SpecError(f"{option}={unfit[0]!r}: give a function of {given}, or a list of them")
+    return callbacks
 
 
 def _check_callables(fn: Any, functions: dict[str, Any], parts: list[Any], *, is_async: bool) -> None:

@@ -10,9 +10,10 @@ from inspect import isawaitable, iscoroutine
 from typing import Any, Generic, TypeVar, get_args
 
 from loomc_runner import deadline
-from loomc_runner.budget import Ledger, to_nano
+from loomc_runner.budget import to_nano
 from loomc_runner.context import Leaving, Scope, entered
 from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecError, StepError
+from loomc_runner.ledger import Ledger
 from loomc_runner.records import Charge, Done
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec

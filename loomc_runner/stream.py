@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import ExitStack, nullcontext, suppress
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
-from loomc_runner.budget import Ledger
 from loomc_runner.context import current_scope
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.driver import end, flow, pause
 from loomc_runner.errors import LoomcError, SpecError
+from loomc_runner.ledger import Ledger
 from loomc_runner.opening import result_of
 from loomc_runner.records import RunResult, RunStatus, StepRecord
 from loomc_runner.running import Request, at_work, conclude, hand_up, inform, open_run, stored_error, tell_end

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from loomc_runner.budget import Ledger
 from loomc_runner.clock import format_duration
 from loomc_runner.history import History
+from loomc_runner.ledger import Ledger
 from loomc_runner.records import Attempt, Call, CallStatus, RunStatus, StepRecord
 from loomc_runner.report import printable
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, overload
 
-from loomc_runner.budget import Budget, Ledger
+from loomc_runner.budget import Budget
 from loomc_runner.clock import SystemClock
 from loomc_runner.converge import Detector, first_reason, judge, parts_of
 from loomc_runner.errors import BudgetExhausted, SpecError
 from loomc_runner.history import History
+from loomc_runner.ledger import Ledger
 from loomc_runner.records import NANO, Run, RunStatus, StepRecord
 from loomc_runner.report import direction_of, page_attempts
 from loomc_runner.scores import Direction, gain

@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from loomc_runner.budget import Budget, Ledger
+from loomc_runner.budget import Budget
 from loomc_runner.clock import format_duration
 from loomc_runner.errors import LoomcError
+from loomc_runner.ledger import Ledger
 from loomc_runner.progress.view import MOST_CHILDREN, RECENT, CallAtWork, RunAtWork
 from loomc_runner.records import NANO, Attempt, Call, CallStatus, RunStatus, StepRecord
 from loomc_runner.report import Limit

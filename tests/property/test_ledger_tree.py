@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 from loomc_runner import Budget, BudgetExhausted
-from loomc_runner.budget import Ledger, OpenStep
+from loomc_runner.ledger import Ledger, OpenStep
 from loomc_runner.records import NANO
 from loomc_runner.testing import FakeClock
 

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loomc_runner.budget import LARGEST_USD, Budget, Ledger, OpenStep, to_nano
+from loomc_runner.budget import LARGEST_USD, Budget, to_nano
 from loomc_runner.errors import BudgetExhausted, CostError, SpecError
+from loomc_runner.ledger import Ledger, OpenStep
 from loomc_runner.records import NANO
 from loomc_runner.testing import FakeClock
 
