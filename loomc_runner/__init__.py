@@ -10,7 +10,18 @@ if _TYPE_CHECKING:
     from loomc_runner.budget import Budget
     from loomc_runner.calls import call, tool
     from loomc_runner.context import spend
-    from loomc_runner.converge import Detector, Escalate, all_of, judge, predicate, score_plateau, target
+    from loomc_runner.converge import (
+        Detector,
+        Escalate,
+        Judgement,
+        all_of,
+        diminishing_returns,
+        judge,
+        predicate,
+        score_plateau,
+        semantic_delta,
+        target,
+    )
     from loomc_runner.current import CurrentRun, current_run
     from loomc_runner.decorator import loop
     from loomc_runner.errors import (
@@ -19,6 +30,7 @@ if _TYPE_CHECKING:
         CallError,
         CircuitOpenError,
         CostError,
+        JudgeError,
         LoomcError,
         LoomcWarning,
         LoopNotFound,
@@ -42,6 +54,7 @@ if _TYPE_CHECKING:
     )
     from loomc_runner.handle import AsyncLoop, Loop
     from loomc_runner.notices import BudgetNotice
+    from loomc_runner.providers import AnthropicAdapter, OpenAIAdapter, Price, cost_of, track
     from loomc_runner.questions import Approval, ask
     from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
     from loomc_runner.retry import Retry
@@ -53,6 +66,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AnswerRefused",
+    "AnthropicAdapter",
     "Approval",
     "AsyncLoop",
     "AsyncStream",
@@ -69,6 +83,8 @@ __all__ = [
     "Done",
     "Escalate",
     "Guarded",
+    "JudgeError",
+    "Judgement",
     "LastGood",
     "LoomcError",
     "LoomcWarning",
@@ -76,6 +92,8 @@ __all__ = [
     "LoopNotFound",
     "NotInStep",
     "NotResumable",
+    "OpenAIAdapter",
+    "Price",
     "QuestionExpired",
     "RequestRefused",
     "Retry",
@@ -103,14 +121,18 @@ __all__ = [
     "ask",
     "call",
     "circuit_breaker",
+    "cost_of",
     "current_run",
+    "diminishing_returns",
     "judge",
     "loop",
     "predicate",
     "score_plateau",
+    "semantic_delta",
     "spend",
     "target",
     "tool",
+    "track",
 ]
 
 _HOMES = {
@@ -119,17 +141,20 @@ _HOMES = {
     "budget": "Budget",
     "calls": "call tool",
     "context": "spend",
-    "converge": "Detector Escalate all_of judge predicate score_plateau target",
+    "converge": (
+        "Detector Escalate Judgement all_of diminishing_returns judge predicate score_plateau semantic_delta target"
+    ),
     "current": "CurrentRun current_run",
     "decorator": "loop",
     "errors": (
-        "AnswerRefused BudgetExhausted CallError CircuitOpenError CostError LoomcError LoomcWarning "
+        "AnswerRefused BudgetExhausted CallError CircuitOpenError CostError JudgeError LoomcError LoomcWarning "
         "LoopNotFound NotInStep NotResumable QuestionExpired RequestRefused RunLocked RunLost RunMismatch "
         "RunNotFound RunStopped ScoreError SpecError StallError StateError StepError StoreBusy StoreError "
         "WaitingForAnswer"
     ),
     "handle": "AsyncLoop Loop",
     "notices": "BudgetNotice",
+    "providers": "AnthropicAdapter OpenAIAdapter Price cost_of track",
     "questions": "Approval ask",
     "records": "Done RunResult RunStatus StepRecord",
     "retry": "Retry",

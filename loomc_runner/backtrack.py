@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Any, ClassVar, Protocol
@@ -33,11 +33,18 @@ class BestScore:
         tolerance: How much worse than the best a step may score without going back. Raise it to let the
             loop walk through a small dip.
         direction: `"maximize"`, or `"minimize"` when a lower score is better.
+        resample: How often the scorer is asked in all before a new best replaces the old one. Raise it to 3 or more
+            when the same state is not always given the same score: then the first score, and each one that beats the
+            best, is asked for again, the step's score is the mean of all the answers (`StepRecord.scores`), and it is
+            the new best only if that still beats the old one. So a lucky score does not block the better steps
+            that come after it. Each answer is charged as the first is. When the scorer fails on the way, or meets a
+            limit, the answers so far are kept, but the step has no score and is not the best.
     """
 
     metric: Callable[[Any], Any] | None = None
     tolerance: float = 0.0
     direction: Direction = "maximize"
+    resample: int = 1
     needs_score: ClassVar[bool] = True
     returns_best: ClassVar[bool] = True
 
@@ -46,6 +53,7 @@ class BestScore:
             raise SpecError(f"BestScore(metric={self.metric!r}): give a function of the state")
         check_number("BestScore(tolerance", self.tolerance, least=0)
         check_direction("BestScore", self.direction)
+        check_count("BestScore(resample", self.resample)
 
     def __call__(self, history: History, /) -> int | None:
         """The best step when the newest scored worse."""
@@ -55,6 +63,19 @@ class BestScore:
         best = history[newest.best_n].score
         lost = 0.0 if best is None else gain(best, newest.score, self.direction)
         return newest.best_n if lost > self.tolerance else None
+
+
+def askings(strategies: Iterable[Any]) -> int:
+    """How often a scorer is asked before a new best replaces the old one: the most that a strategy wants."""
+    wanted = (getattr(strategy, "resample", 1) for strategy in strategies)
+    return max((times for times in wanted if isinstance(times, int)), default=1)
+
+
+def is_new_best(score: float, history: History, direction: Direction) -> bool:
+    """Whether the score beats that of the best step so far, or there is none yet."""
+    best_n = history[-1].best_n if len(history) else None
+    best = None if best_n is None else history[best_n].score
+    return best is None or gain(score, best, direction) > 0
 
 
 @dataclass(frozen=True)

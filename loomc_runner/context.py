@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from loomc_runner.budget import to_nano
 from loomc_runner.clock import Clock
@@ -82,11 +82,23 @@ class Work:
     inner: int = 0
 
 
+class Settling(Protocol):
+    """A paid call under way, for which something is held: whether it has ended, and how it is settled then."""
+
+    @property
+    def is_over(self) -> Callable[[], bool]:
+        """Whether it has ended."""
+
+    def settle_as_assumed(self) -> None:
+        """Record what the call is taken to have cost."""
+
+
 @dataclass(slots=True)
 class Scope:
     """One try of a step: where its charges go, and what is known of its inside.
 
-    `pending` are charges that are not stored yet; the next commit takes them along. `left` says that the step cannot
+    `pending` are charges that are not stored yet; the next commit takes them along. `holds` are paid calls under way,
+    which are settled before the step is committed. `left` says that the step cannot
     go on now: whatever its function returns or swallows, it is not committed. `works` is what is under way in it; once
     it is `closed`, since its function ended without a state, nothing more begins in it. `purpose` is what is paid for
     where nobody says so: the scorer or the judge, after the function has returned.
@@ -103,6 +115,7 @@ class Scope:
     purpose: str | None = None
     works: set[Work] = field(default_factory=set)
     pending: list[Charge] = field(default_factory=list)
+    holds: set[Settling] = field(default_factory=set)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -299,11 +312,17 @@ def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> Non
         raise CostError(f"tokens must be a whole number, zero or more, not {tokens!r}")
     scope = step_here(f"spend(usd={usd!r})")
     charge = Charge(scope.step_n, nano, tokens, label or scope.purpose, scope.clock.now())
-    _store(scope, charge)
+    try:
+        store_charge(scope, charge)
+    except StoreError:
+        scope.charge_later(charge)
+        raise
+    scope.charge(charge)
     scope.account.ledger.check_limits()
 
 
-def _store(scope: Scope, charge: Charge) -> None:
+def store_charge(scope: Scope, charge: Charge) -> None:
+    """Store a charge at once, uncounted; with the next commit where an event loop would have to wait for the store."""
     change = Transition(charge.at, charges=(charge,), keep_in_flight=True)
     try:
         if in_event_loop():
@@ -311,12 +330,8 @@ def _store(scope: Scope, charge: Charge) -> None:
         else:
             finish(patiently(block, scope.store.commit, scope.lease, change))
     except StoreBusy:  # an event loop must not be blocked: the step's commit waits for the database instead
-        scope.charge_later(charge)
-    except StoreError:
-        scope.charge_later(charge)
-        raise
-    else:
-        scope.charge(charge)
+        with scope.lock:
+            scope.pending.append(charge)
 
 
 async def rest(account: OpenStep, seconds: float, sleep: Callable[[float], Awaitable[None]]) -> None:

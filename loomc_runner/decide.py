@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
-from loomc_runner.backtrack import Strategy
+from loomc_runner.backtrack import Strategy, is_new_best
 from loomc_runner.context import Leave, Scope
 from loomc_runner.converge import first_reason
 from loomc_runner.cursor import Cursor, Verdict
@@ -22,7 +22,6 @@ from loomc_runner.errors import (
 )
 from loomc_runner.history import History
 from loomc_runner.records import INITIAL, RunStatus, StepRecord
-from loomc_runner.scores import gain
 from loomc_runner.step import Outcome, is_leaving, limit_in
 from loomc_runner.store import finish
 
@@ -173,16 +172,15 @@ def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: BaseE
         duration=outcome.duration,
         error=None if failure is None else in_words(failure),
         best_n=best_n,
+        scores=outcome.scores,
         read_state=cursor.history.state,
     )
 
 
 def _best_so_far(cursor: Cursor[S], score: float | None) -> int | None:
     best_n = cursor.history[-1].best_n if len(cursor.history) else None
-    if score is None:
-        return best_n
-    best = None if best_n is None else cursor.history[best_n].score
-    return cursor.step_n if best is None or gain(score, best, cursor.spec.direction) > 0 else best_n
+    is_best = score is not None and is_new_best(score, cursor.history, cursor.spec.direction)
+    return cursor.step_n if is_best else best_n
 
 
 def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
@@ -16,6 +17,7 @@ from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, rest
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
+from loomc_runner.holds import settle_all
 from loomc_runner.records import Attempt, Charge, Control, RunStatus, StepRecord, Transition
 from loomc_runner.retry import category_of
 from loomc_runner.step import Outcome, perform
@@ -58,10 +60,11 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
             await cursor.sleep(0)
         if scope.journal is not None:
             scope.journal.begin_try()
-        work = perform(cursor.spec, scope, cursor.codec, cursor.state, escalation(cursor))
+        work = perform(cursor.spec, scope, cursor.codec, cursor.state, cursor.history, escalation(cursor))
         outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
         with entered(scope):
             step, verdict = await conclude(cursor, scope, outcome)
+        settle_all(scope)  # what a scorer or a judge has left open
         if step is None and scope.works:
             again = verdict.delay is not None or scope.left is not None
             await end_works(scope, is_async=cursor.spec.is_async, threads=again)
@@ -221,6 +224,8 @@ def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
 async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> None:
     """Leave the run resumable when something tears the step apart: Ctrl-C, a cancelled task, a full disk."""
     reserved = scope.account.reserved
+    with suppress(LoomcError):  # what stays open is on record as what it may cost
+        settle_all(scope)
     for account in {scope.account, cursor.account or scope.account}:
         account.settle()
     if cursor.verdict is not None:  # the run has ended, and all of it is stored

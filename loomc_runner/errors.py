@@ -35,6 +35,10 @@ class ScoreError(LoomcError, ValueError):
     """A scorer gave something that is not a finite number."""
 
 
+class JudgeError(LoomcError, ValueError):
+    """A judge gave an answer that is neither yes nor no."""
+
+
 class CostError(LoomcError, ValueError):
     """A cost is not a finite number of dollars, zero or more; or a strict budget saw none recorded."""
 
@@ -54,7 +58,10 @@ class BudgetExhausted(LoomcError):
         limit: `usd`, `tokens`, `iterations` or `wall_clock`.
         used: What was used, in dollars, tokens, iterations or seconds.
         max_val: The limit, in the same unit.
+        would_cost_usd: What the call that was refused might have cost at most; None when it was no call.
     """
+
+    would_cost_usd: float | None = None
 
     def __init__(self, limit: str, used: float, max_val: float, *, run_id: str | None = None, note: str = "") -> None:
         self.limit = limit

@@ -21,7 +21,7 @@ FORMAT = "loomc.run/1"
 
 CSV_COLUMNS = (
     *("step_n", "parent_n", "score", "cost_usd", "tokens", "timestamp", "duration", "error", "decision", "best_n"),
-    "state",
+    *("scores", "state"),
 )
 
 
@@ -45,12 +45,13 @@ def write_jsonl(store: Store, run: Run, out: TextIO) -> None:
 
 
 def write_csv(store: Store, run: Run, out: TextIO) -> None:
-    """One row a step, with the state as JSON in the last column; errors stand on one line, as on the terminal."""
+    """One row a step; several scores, and the state in the last column, are JSON; errors stand on one line."""
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in _steps(store, run):
         error = None if row["error"] is None else printable(row["error"])
-        writer.writerow({**row, "error": error, "state": json.dumps(row["state"])})
+        scores = json.dumps(row["scores"]) if row["scores"] else None
+        writer.writerow({**row, "error": error, "scores": scores, "state": json.dumps(row["state"])})
 
 
 WRITERS = {"json": write_json, "jsonl": write_jsonl, "csv": write_csv}
@@ -104,7 +105,10 @@ def run_json(store: Store, run: Run) -> dict[str, Any]:
 
 
 def step_json(step: StepRecord[Any]) -> dict[str, Any]:
-    """A step as plain JSON with stable keys; `cost_usd` is null when nobody recorded a cost."""
+    """A step as plain JSON with stable keys; `cost_usd` is null when nobody recorded a cost.
+
+    `scores` are the answers of a scorer that was asked more than once, else empty.
+    """
     return {
         "step_n": step.step_n,
         "parent_n": step.parent_n,
@@ -116,6 +120,7 @@ def step_json(step: StepRecord[Any]) -> dict[str, Any]:
         "error": step.error,
         "decision": step.decision,
         "best_n": step.best_n,
+        "scores": list(step.scores),
     }
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from loomc_runner.backtrack import Strategy
+from loomc_runner.backtrack import Strategy, askings
 from loomc_runner.budget import Budget
 from loomc_runner.clock import Clock, SystemClock
 from loomc_runner.converge import Detector, Escalate, as_detector, parts_of
@@ -302,6 +302,8 @@ def _the_scorer(scorer: Callable[[Any], Any] | None, parts: list[Any]) -> Callab
     for part in parts:
         if chosen is None and getattr(part, "needs_score", False):
             raise SpecError(f"{part} compares scores; add scorer=, a function of the state that gives a number")
+        if getattr(part, "needs_repeats", False) and askings(parts) == 1:
+            raise SpecError(f"{part} learns from scores that are asked for again; add backtrack=BestScore(resample=3)")
     return chosen
 
 

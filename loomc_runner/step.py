@@ -10,11 +10,14 @@ from inspect import isawaitable, iscoroutine
 from typing import Any, Generic, TypeVar, get_args
 
 from loomc_runner import deadline
+from loomc_runner.backtrack import askings, is_new_best
 from loomc_runner.budget import to_nano
 from loomc_runner.context import Leaving, Scope, entered
 from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecError, StepError
+from loomc_runner.holds import settle_all
 from loomc_runner.ledger import Ledger
 from loomc_runner.records import Charge, Done
+from loomc_runner.scores import History
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec
 from loomc_runner.watching import around
@@ -37,6 +40,7 @@ class Outcome(Generic[S]):
     done: Done[S, Any] | None = None
     result: str | None = None
     score: float | None = None
+    scores: tuple[float, ...] = ()
     error: Exception | None = None
     flaw: Exception | None = None
     exhausted: BudgetExhausted | None = None
@@ -44,7 +48,7 @@ class Outcome(Generic[S]):
 
 
 async def perform(
-    spec: LoopSpec[S], scope: Scope, codec: Codec[S], state: S, prepare: Callable[[S], Any] | None
+    spec: LoopSpec[S], scope: Scope, codec: Codec[S], state: S, history: History, prepare: Callable[[S], Any] | None
 ) -> Outcome[S]:
     """Run one iteration from a state. `prepare` changes the state first (what `Escalate` was given)."""
     clock, ledger = spec.clock, scope.account.ledger
@@ -67,12 +71,13 @@ async def perform(
         if not is_leaving(error, scope):
             scope.closed = True
             raise
+    settle_all(scope)
     scope.closed = outcome.text is None
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
         _keep_result(spec, outcome)
         try:
-            await _appraise(spec, scope, outcome)
+            await _appraise(spec, scope, outcome, history)
         except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
             outcome.torn = error
     return outcome
@@ -148,7 +153,7 @@ def result_codec(spec: LoopSpec[Any], result: Any = None) -> Codec[Any]:
     return state_codec(spec.annotations[1], result)
 
 
-async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S]) -> None:
+async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], history: History) -> None:
     """Price and score a state; a scorer is asked even when the cost function failed, so that nothing paid is lost."""
     try:
         if spec.cost_fn is not None:
@@ -160,12 +165,30 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S]) -> Non
     try:
         if spec.scorer is not None:
             scope.purpose = "scorer"
-            outcome.score = _score(spec.scorer, await ask(spec, scope, spec.scorer, outcome.state))
+            await _keep_score(spec, scope, outcome, spec.scorer, history)
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
         _keep_flaw(outcome, error, scope.account.ledger)
     if not scope.account.priced and scope.account.ledger.strict and scope.account.ledger.dollar_capped:
         message = "nobody recorded what this step cost, and its budget is strict; call spend(usd=...) or add cost_fn="
         outcome.flaw = outcome.flaw or CostError(message)
+
+
+async def _keep_score(
+    spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], scorer: Callable[..., Any], history: History
+) -> None:
+    """Score the state; what would be the new best is scored as often as a strategy wants, and the mean counts.
+
+    Where that breaks off the answers so far are kept, and there is no score: one lucky answer is not to be the best.
+    """
+    score, times = _score(scorer, await ask(spec, scope, scorer, outcome.state)), askings(spec.strategies)
+    if times > 1 and is_new_best(score, history, spec.direction):
+        from statistics import mean
+
+        outcome.scores = (score,)
+        while len(outcome.scores) < times:
+            outcome.scores += (_score(scorer, await ask(spec, scope, scorer, outcome.state)),)
+        score = mean(outcome.scores)  # exact: that of equal answers is the answer
+    outcome.score = score
 
 
 def _keep_flaw(outcome: Outcome[Any], error: Exception | deadline.DeadlineReached, ledger: Ledger) -> None:

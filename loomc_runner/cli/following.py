@@ -24,7 +24,18 @@ from loomc_runner.export import attempt_json, run_json, step_json
 from loomc_runner.progress import Footer, RunAtWork, as_text, can_move, shortened
 from loomc_runner.progress.stored import Observer
 from loomc_runner.records import Attempt, Run, RunStatus, StepRecord
-from loomc_runner.report import Line, dollars, inside, limits, page_attempts, page_steps, printable, reason, story
+from loomc_runner.report import (
+    Line,
+    dollars,
+    inside,
+    limits,
+    page_attempts,
+    page_steps,
+    printable,
+    reason,
+    score_words,
+    story,
+)
 from loomc_runner.store import open_reader
 from loomc_runner.store.base import ENDED
 
@@ -136,7 +147,7 @@ class Follower:
     def _in_words(self, line: Line) -> str:
         parts = [
             f"step {line.step_n}",
-            "" if line.score is None else f"score {line.score:.6g}",
+            "" if line.score is None else f"score {score_words(line.score, line.scores)}",
             "" if line.cost_usd is None else dollars(line.cost_usd),
             "" if line.duration is None else format_duration(line.duration),
             *line.marks,

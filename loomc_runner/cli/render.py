@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from loomc_runner.clock import format_duration
 from loomc_runner.records import INITIAL, NANO, Question, Run, RunStatus
-from loomc_runner.report import Branch, Limit, Line, dollars, printable, reason
+from loomc_runner.report import Branch, Limit, Line, dollars, printable, reason, score_words
 
 PAGE = 200
 INDENT = 12
@@ -185,7 +185,7 @@ def _story_row(line: Line) -> tuple[Cell, ...]:
         Cell(str(line.step_n)),
         Cell("" if line.cost_usd is None else money(line.cost_usd)),
         Cell(money(line.total_usd)),
-        Cell("" if line.score is None else f"{line.score:.6g}"),
+        Cell(score_words(line.score, line.scores)),
         Cell("" if line.duration is None else format_duration(line.duration)),
         Cell(printable("  ".join(words)), "red" if line.error else ""),
     )

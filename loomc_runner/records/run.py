@@ -120,7 +120,8 @@ class StepRecord(Generic[S]):
         error: The error of a step that a strategy absorbed, or of a scorer that failed; else None.
         decision: What the driver decided after it: None (go on), `restore K`, `escalate` or `stop`.
         best_n: The step with the best score up to and including this one, or None.
-        scores: Each answer of a scorer that was asked more than once; `score` is their mean. Empty when it was not.
+        scores: Each answer of a scorer that was asked more than once; `score` is their mean, or None where the scoring
+            broke off. Empty when it was asked once.
         state: Its state, read back from the store each time it is asked for.
     """
 

@@ -5,7 +5,7 @@ from loomc_runner.report.limits import Limit, limits
 from loomc_runner.report.pages import page_attempts, page_calls, page_charges, page_runs, page_steps
 from loomc_runner.report.runs import Branch, command_to_go_on, family, find_run, initial_state, inside, reason
 from loomc_runner.report.story import Line, story
-from loomc_runner.report.words import counted, dollars, place, printable
+from loomc_runner.report.words import counted, dollars, place, printable, score_words
 
 __all__ = [
     "Branch",
@@ -28,5 +28,6 @@ __all__ = [
     "place",
     "printable",
     "reason",
+    "score_words",
     "story",
 ]

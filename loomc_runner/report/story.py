@@ -23,7 +23,7 @@ class Line:
 
     `cost_usd` is None when nobody recorded a cost, `duration` when nobody took the time. `total_usd` is what the run
     had spent after it, child runs included. `marks` are words such as `↩ from step 2`. Only a step is
-    `committed`.
+    `committed`. `scores` are the answers of a scorer that was asked more than once.
     """
 
     step_n: int
@@ -34,6 +34,7 @@ class Line:
     marks: tuple[str, ...]
     error: str | None
     committed: bool = False
+    scores: tuple[float, ...] = ()
 
 
 def story(store: Store, run: Run, start: int = 0) -> Iterator[Line]:
@@ -74,7 +75,8 @@ def _committed(run: Run, step: StepRecord[Any], total: int, previous: int, *, un
         marks.append(ENDS.get((run.stop_reason or "").partition(":")[0], "✔ completed"))
     cost = step.cost_usd if step.priced else None
     took = step.duration or None
-    return Line(step.step_n, cost, total / NANO, step.score, took, tuple(marks), step.error, committed=True)
+    usd, told = total / NANO, tuple(marks)
+    return Line(step.step_n, cost, usd, step.score, took, told, step.error, committed=True, scores=step.scores)
 
 
 def _failed_try(attempt: Attempt, total: int) -> Line:

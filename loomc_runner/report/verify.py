@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
+from statistics import mean
 from typing import Any
 
 from loomc_runner.errors import LoomcError, RunNotFound
@@ -100,6 +101,8 @@ def _problems(step: StepRecord[Any], previous: StepRecord[Any] | None) -> Iterat
         yield f"went back to step {step.restored_n}, which was not there yet"
     if step.score is not None and not math.isfinite(step.score):
         yield f"has the score {step.score}"
+    elif step.score is not None and step.scores and step.score != mean(step.scores):
+        yield f"has the score {step.score}, which is not the mean of its {len(step.scores)} scores"
     if before is not None and step.best_n not in {before.best_n, step.step_n}:
         yield f"says that step {step.best_n} is the best, step {before.step_n} said {before.best_n}"
     if step.best_n == step.step_n and step.score is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Sequence
 
 from loomc_runner.records import INITIAL
 
@@ -37,6 +39,17 @@ def dollars(usd: float) -> str:
         return "<$0.0001"
     whole, _, cents = f"{usd:.4f}".partition(".")
     return f"${whole}.{cents[:2]}{cents[2:].rstrip('0')}"
+
+
+def score_words(score: float | None, scores: Sequence[float] = ()) -> str:
+    """A score as a person reads it; of several answers their mean, how far they scatter and how many there are.
+
+    Such as `0.81 ±0.03 (3)`, where 0.03 is the standard deviation. Nothing for no score.
+    """
+    if score is None or len(scores) < 2:
+        return "" if score is None else f"{score:.6g}"
+    deviation = math.hypot(*(each - score for each in scores)) / math.sqrt(len(scores) - 1)
+    return f"{score:.6g} ±{deviation:.2g} ({len(scores)})"
 
 
 def counted(number: int, name: str) -> str:

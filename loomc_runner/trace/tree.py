@@ -11,7 +11,7 @@ from typing import Any
 from loomc_runner.clock import SystemClock
 from loomc_runner.errors import RunNotFound
 from loomc_runner.records import INITIAL, NANO, Call, Question, Run, RunStatus, StepRecord
-from loomc_runner.report import dollars, page_attempts, page_steps, reason
+from loomc_runner.report import dollars, page_attempts, page_steps, reason, score_words
 from loomc_runner.store import Store
 from loomc_runner.trace.inside import Spent, asked, called, in_order, tried
 from loomc_runner.trace.live import Live
@@ -179,7 +179,7 @@ class _Trees:
         before, origin = self._state(run.id, step.parent_n), f"the state after step {step.parent_n}"
         facts = {
             "best": "yes" if step.step_n == run.best_step else "",
-            "score": "" if step.score is None else f"{step.score:.6g}",
+            "score": score_words(step.score, step.scores),
             "cost": dollars(step.cost_usd) if step.priced else "",
             "tokens": f"{step.tokens:,}" if step.tokens else "",
             "decision": step.decision or "",

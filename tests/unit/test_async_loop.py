@@ -111,12 +111,12 @@ def test_an_object_with_an_async_call_is_an_async_judge(memory: MemoryStore) -> 
     """What matters is what calling it gives."""
 
     class Big:
-        async def __call__(self, draft: Draft) -> str | None:
+        async def __call__(self, draft: Draft) -> str:
             await asyncio.sleep(0)
-            return "big enough" if draft.n > 2 else None
+            return "yes, big enough" if draft.n > 2 else "no"
 
     result = asyncio.run(loop(checkpoint=memory, converge_on=judge(Big()))(grow_async).run(Draft()))
-    assert (result.state.n, result.stop_reason) == (3, "converged: big enough")
+    assert (result.state.n, result.stop_reason) == (3, "converged: judge(Big): big enough")
 
 
 @pytest.mark.parametrize("option", ["scorer", "cost_fn", "converge_on"])

@@ -1,0 +1,90 @@
+"""Calls that are paid for when they are over: what each may cost is on record before it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from loomc_runner.context import Scope, store_charge
+from loomc_runner.errors import BudgetExhausted, StoreError
+from loomc_runner.records import Charge
+
+
+@dataclass(eq=False, slots=True)
+class Hold:
+    """A paid call under way in a step.
+
+    `charge` is what it may cost at most, as it is on record while nobody knows better. `is_over` says whether the call
+    has ended, and `assume` what it is charged when it has and nobody said what it cost.
+    """
+
+    scope: Scope
+    charge: Charge
+    is_over: Callable[[], bool]
+    assume: Callable[[], Charge]
+
+    def settle(self, charge: Charge) -> None:
+        """Record what the call has cost, in the place of what it might; once, whoever comes first.
+
+        Raises:
+            BudgetExhausted: When that crosses a cap; it is recorded all the same.
+        """
+        if self._settle(charge) and not charge.is_nothing:
+            self.scope.account.ledger.check_limits()
+
+    def settle_as_assumed(self) -> None:
+        """Record what the call is taken to have cost."""
+        self._settle(dataclasses.replace(self.assume(), estimated=True))
+
+    def _settle(self, charge: Charge) -> bool:
+        scope, held = self.scope, self.charge
+        with scope.lock:
+            if self not in scope.holds:
+                return False
+            scope.holds.discard(self)
+        known = dataclasses.replace(charge, key=held.key)
+        try:
+            store_charge(scope, known)
+        except StoreError:
+            with scope.lock:
+                scope.pending.append(known)
+            raise
+        finally:
+            with scope.account.ledger.lock:
+                scope.account.release(held.nano_usd, held.tokens)
+                scope.charge(known)
+        return True
+
+
+def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Callable[[], Charge]) -> Hold:
+    """Reserve what a call may cost at most, and put that on record, before it is made.
+
+    Raises:
+        BudgetExhausted: When it does not fit what is left, here or in an enclosing run; the call must not be made.
+    """
+    settle_all(scope, only_over=True)
+    held = Hold(scope, dataclasses.replace(charge, estimated=True, key=uuid.uuid4().hex), is_over, assume)
+    scope.account.hold(charge.nano_usd, charge.tokens)
+    try:
+        store_charge(scope, held.charge)
+    except BaseException:
+        scope.account.release(charge.nano_usd, charge.tokens)
+        raise
+    with scope.lock:
+        scope.holds.add(held)
+    return held
+
+
+def settle_all(scope: Scope, *, only_over: bool = False) -> None:
+    """Settle the calls that nobody has settled: those that are over, or all of them once their step has ended.
+
+    Limits that are crossed by it are met where the step is looked at next.
+    """
+    with scope.lock:
+        held = [each for each in scope.holds if not only_over or each.is_over()]
+    for each in held:
+        with suppress(BudgetExhausted):
+            each.settle_as_assumed()

@@ -1,0 +1,258 @@
+"""`track`: the user's own client, whose calls inside a step are held to the budget and charged."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from loomc_runner.context import current_scope
+from loomc_runner.errors import LoomcWarning, SpecError
+from loomc_runner.providers.meter import Metered, Terms, was_never_sent
+from loomc_runner.providers.prices import Price, PriceList
+from loomc_runner.providers.stream import watch
+from loomc_runner.works import under_way
+
+C = TypeVar("C")
+
+VENDORS = ("anthropic", "openai")
+
+KINDS = {
+    "anthropic": {"/messages": "messages"},
+    "openai": {"/chat/completions": "chat", "/responses": "responses", "/embeddings": "embeddings"},
+}
+"""What is asked for, by the end of the address it is asked at."""
+
+UNPRICED = ("/images/", "/audio/", "/videos", "/batches", "/fine_tuning/", "/complete", "/completions")
+"""What is paid for and cannot be charged here."""
+
+_under_way: ContextVar[Metered | None] = ContextVar("loomc_runner_request", default=None)
+
+
+def track(
+    client: C,
+    *,
+    prices: Mapping[str, Price] | None = None,
+    unknown_price: Price | None = None,
+    max_tokens: int | None = None,
+) -> C:
+    """Let the calls of a vendor's client charge the step they are made in, and refuse those that do not fit the budget.
+
+    It gives back the same client, of `anthropic` (Messages) or `openai` (Chat Completions, Responses, embeddings; also
+    with the address of a compatible server), sync or async. Before a request is sent, what it may cost at most is held:
+    its input, estimated upwards, and all the output it allows. What it has cost by the usage it reports is charged when
+    it is answered, or when its stream has ended. Outside of a step its calls are as they were.
+
+    Args:
+        client: The client. Copies that are made of it (`with_options`) are tracked with it.
+        prices: Dollars for a million tokens by model name, for models whose price differs from the list of
+            `genai-prices`, or is not in it.
+        unknown_price: What models cost that no price is known for. Without it such a model is an error.
+        max_tokens: The output that is asked for where a request sets no limit itself. Under a dollar cap a request
+            needs one, since what it may cost is not known else.
+
+    Raises:
+        SpecError: When it is no client of theirs, or an option cannot work.
+
+    Inside a step the client's calls raise `BudgetExhausted`, unsent, when they do not fit, here or in an enclosing run;
+    and `CostError`, unsent, when what they may cost cannot be known.
+    """
+    vendor = vendor_of(client)
+    if vendor is None:
+        raise SpecError(
+            f"track({client!r}): give a client of anthropic or openai; "
+            "for others, charge what their answers cost: spend(usd=cost_of(response))"
+        )
+    if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
+        raise SpecError(f"track(max_tokens={max_tokens!r}): give a whole number, at least 1")
+    base_url = str(getattr(client, "base_url", "")) or None
+    terms = Terms(PriceList(prices or {}, unknown_price, vendor, base_url), max_tokens)
+    _install(client, vendor, terms)
+    return client
+
+
+def is_tracked(client: Any) -> bool:
+    """Whether the calls of a client charge the steps they are made in."""
+    return hasattr(getattr(client, "request", None), "loomc_terms")
+
+
+def vendor_of(client: Any) -> str | None:
+    """Whose SDK a client is of: `anthropic` or `openai`; None when it is no client of theirs."""
+    if isinstance(client, type) or not all(callable(getattr(client, name, None)) for name in ("request", "copy")):
+        return None
+    modules = [kind.__module__.partition(".")[0] for kind in type(client).__mro__]
+    return next((vendor for vendor in VENDORS if vendor in modules), None)
+
+
+def _install(client: Any, vendor: str, terms: Terms) -> None:
+    """Put functions of ours before those that every request of the client passes."""
+    is_async = inspect.iscoroutinefunction(type(client).request)
+    request = _async_request if is_async else _request
+    _wrap(client, "request", functools.partial(request, client, vendor, terms), terms)
+    _wrap(client, "_prepare_request", _prepare_async if is_async else _prepare, terms)
+    _wrap(client, "_sleep_for_retry", _sleep_async if is_async else _sleep, terms)
+    for name in ("copy", "with_options"):
+        _wrap(client, name, functools.partial(_copy, vendor, terms), terms)
+
+
+def _wrap(client: Any, name: str, wrapper: Callable[..., Any], terms: Terms) -> None:
+    """Let a method of one client go through the wrapper, which gets the method first; a later `track` replaces it."""
+    present = getattr(client, name, None)
+    if present is None:
+        return
+    original = getattr(present, "loomc_original", present)
+    wrapped: Any = functools.partial(wrapper, original)
+    wrapped.loomc_original, wrapped.loomc_terms = original, terms
+    setattr(client, name, wrapped)
+
+
+def _copy(vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    copied = original(*args, **kwargs)
+    base_url = str(getattr(copied, "base_url", "")) or None
+    prices = terms.prices
+    _install(copied, vendor, Terms(PriceList(prices.prices, prices.unknown, vendor, base_url), terms.max_tokens))
+    return copied
+
+
+def _request(client: Any, vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    asked = _Asked.of(client, vendor, terms, args, kwargs)
+    if asked is None:
+        return original(*args, **kwargs)
+    with asked.metered() as call:
+        result = original(*args, **kwargs)
+    return asked.read(call, result)
+
+
+async def _async_request(
+    client: Any, vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    asked = _Asked.of(client, vendor, terms, args, kwargs)
+    if asked is None:
+        return await original(*args, **kwargs)
+    with asked.metered() as call:
+        result = await original(*args, **kwargs)
+    return asked.read(call, result)
+
+
+def _prepare(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = original(*args, **kwargs)
+    _count_sent()
+    return result
+
+
+async def _prepare_async(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = await original(*args, **kwargs)
+    _count_sent()
+    return result
+
+
+def _count_sent() -> None:
+    """A request is about to be sent."""
+    if (call := _under_way.get()) is not None:
+        call.sent += 1
+
+
+def _sleep(original: Callable[..., Any], **kwargs: Any) -> Any:
+    with _between_tries(kwargs):
+        return original(**kwargs)
+
+
+async def _sleep_async(original: Callable[..., Any], **kwargs: Any) -> Any:
+    with _between_tries(kwargs):
+        return await original(**kwargs)
+
+
+@contextmanager
+def _between_tries(kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """The client waits before it sends a request again: no working time, and what got no answer is charged.
+
+    Raises:
+        BudgetExhausted: When another try does not fit; it is not made.
+    """
+    call, error = _under_way.get(), sys.exc_info()[1]
+    if call is None:
+        yield
+        return
+    if kwargs.get("response") is None and not (error is not None and was_never_sent(error)):
+        call.lost()
+    call.scope.account.rest(1)
+    try:
+        yield
+    finally:
+        call.scope.account.rest(-1)
+
+
+class _Asked:
+    """A request that is asked for inside a step."""
+
+    def __init__(self, terms: Terms, kind: str, options: Any, *, is_stream: bool, is_official: bool) -> None:
+        self.terms, self.kind, self.is_stream = terms, kind, is_stream
+        body = {**(options.json_data or {}), **(options.extra_json or {})}
+        added = _limit(body, kind, terms.max_tokens, is_official=is_official)
+        self.hides_usage = False
+        if kind == "chat" and is_stream:
+            wanted = body.get("stream_options") or {}
+            self.hides_usage = not wanted.get("include_usage")
+            added["stream_options"] = {**wanted, "include_usage": True}
+        if added:
+            options.json_data = {**(options.json_data or {}), **added}
+        self.body = {**body, **added}
+
+    @classmethod
+    def of(cls, client: Any, vendor: str, terms: Terms, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
+        """The request, if it is one that is paid for in a step; one that is and cannot be charged is warned of."""
+        options = kwargs["options"] if "options" in kwargs else args[1]
+        scope = current_scope()
+        if scope is None or options.method.lower() != "post":
+            return None
+        path = urlsplit(str(options.url)).path.rstrip("/")
+        kind = next((kind for end, kind in KINDS[vendor].items() if path.endswith(end)), None)
+        if kind is None or not isinstance(options.json_data, Mapping):
+            if any(part in f"{path}/" for part in UNPRICED) and scope.account.ledger.dollar_capped:
+                message = f"track cannot charge POST {path}: record what it costs with spend(usd=...)"
+                warnings.warn(message, LoomcWarning, stacklevel=2)
+            return None
+        host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
+        is_official = host.endswith((".openai.com", ".azure.com"))
+        return cls(terms, kind, options, is_stream=bool(kwargs.get("stream")), is_official=is_official)
+
+    @contextmanager
+    def metered(self) -> Iterator[Metered]:
+        """Hold what the request may cost, and charge it when it fails."""
+        scope = current_scope()
+        assert scope is not None  # it was looked for
+        with under_way(scope):
+            call = Metered(scope, self.terms, self.kind, self.body)
+            token = _under_way.set(call)
+            try:
+                yield call
+            except BaseException as error:
+                call.failed(error)
+                raise
+            finally:
+                _under_way.reset(token)
+
+    def read(self, call: Metered, result: Any) -> Any:
+        """Charge an answer, at once or while it is read."""
+        http: Any = getattr(result, "http_response", None) or getattr(result, "response", None)
+        if not hasattr(http, "iter_bytes"):
+            call.answered(result)
+        elif self.is_stream or not http.is_closed:
+            watch(http, call, hides_usage=self.hides_usage)
+        else:
+            call.answered(http.json())
+        return result
+
+
+def _limit(body: Mapping[str, Any], kind: str, max_tokens: int | None, *, is_official: bool) -> dict[str, Any]:
+    """The limit that is set for a request that has none; compatible servers know the older name of it."""
+    names = {"chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",)}.get(kind, ())
+    if max_tokens is None or not names or any(body.get(name) is not None for name in names):
+        return {}
+    return {names[0] if is_official else names[-1]: max_tokens}
