@@ -146,6 +146,8 @@ def charge_json(charge: Charge) -> dict[str, Any]:
         "label": charge.label,
         "at": charge.at.isoformat(),
         "estimated": charge.estimated,
+        "model": charge.model,
+        "usage": None if charge.usage is None else dict(charge.usage),
     }
 
 

@@ -17,7 +17,7 @@ from loomc_runner.report import counted, dollars, find_run, place
 from loomc_runner.store import open_reader
 
 if TYPE_CHECKING:
-    from loomc_runner.report.explain import Explanation, Share
+    from loomc_runner.report.explain import Explanation, ModelShare, Share
 
 MOST = 8
 """Lines for one kind of thing; `--json` has all of them."""
@@ -96,6 +96,17 @@ def _money(told: Explanation) -> Iterator[tuple[str, str]]:
     yield from _several("budget", [*map(str, told.limits)])
     sources = sorted(told.sources, key=lambda share: -share.usd)
     yield from _several("spent by", [f"{dollars(share.usd)} {_shared(share)}" for share in sources])
+    yield from _several("models", [_asked(share) for share in sorted(told.models, key=lambda share: -share.usd)])
+
+
+def _asked(share: ModelShare) -> str:
+    """What was asked of a model, in words."""
+    parts = {"read from the cache": share.cached, "written to it": share.written, "of reasoning": share.reasoning}
+    told = "".join(f", {count:,} {what}" for what, count in parts.items() if count)
+    assumed = f" ({share.estimated} estimated)" if share.estimated else ""
+    requests = f"{counted(share.requests, 'request')}{assumed}"
+    tokens = f"{share.tokens_in:,} tokens in, {share.tokens_out:,} out{told}"
+    return f"{dollars(share.usd)} {share.model}: {requests}, {tokens}"
 
 
 def _shared(share: Share) -> str:

@@ -49,16 +49,17 @@ class Adapter:
     def cost_fn(self, state: Any) -> float:
         """Dollars of the answer that a state carries as `_response`; for `@loop(cost_fn=adapter.cost_fn)`.
 
-        In a dict it is plain JSON (`response.model_dump(mode="json")`), since a state is stored as JSON; a Pydantic
-        state may have it as a private attribute, which is not stored.
+        It is plain JSON there (`response.model_dump(mode="json")`), since a state is stored as JSON. The fields of a
+        Pydantic model cannot begin with an underscore: there it is `response`.
 
         Raises:
             CostError: When there is none, or it does not say what it used.
         """
-        response = state.get("_response") if isinstance(state, Mapping) else getattr(state, "_response", None)
-        if response is None:
-            raise CostError(f"the state has no _response to take the cost from: {type(state).__name__}")
-        return self.cost_from_response(response)
+        for name in ("_response", "response"):
+            response = state.get(name) if isinstance(state, Mapping) else getattr(state, name, None)
+            if response is not None:
+                return self.cost_from_response(response)
+        raise CostError(f"there is no _response in the state, a {type(state).__name__}, to take the cost from")
 
     def cost_from_response(self, response: Any) -> float:
         """Dollars of an answer, as the vendor's SDK gives it or as plain JSON.

@@ -27,6 +27,25 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelShare:
+    """What was asked of a model by tracked clients: requests, dollars, how many of them are `estimated`, and tokens.
+
+    `tokens_in` and `tokens_out` are all of them; of those `cached` were read from the vendor's cache, `written` to it,
+    and `reasoning` were thought and not said.
+    """
+
+    model: str
+    requests: int
+    usd: float
+    estimated: int
+    tokens_in: int
+    tokens_out: int
+    cached: int
+    written: int
+    reasoning: int
+
+
+@dataclass(frozen=True, slots=True)
 class Best:
     """The step with the best score, beside the first score and the newest."""
 
@@ -61,6 +80,7 @@ class Explanation:
         spent_on: Where that went: committed steps, failed tries, the step under way, and what came late.
         sources: The same money by what asked for it: calls by name, child runs, charges by label. A charge that was
             made inside of a call counts for both.
+        models: What of it was paid to which model, as tracked clients recorded it; child runs have their own.
         estimated_usd: How much of it was assumed and not reported.
         retried: Steps that took more than one try.
         left: Tries that were left, since the run waited, was paused or cancelled, or its process ended.
@@ -80,6 +100,7 @@ class Explanation:
     spent_usd: float
     spent_on: tuple[Share, ...]
     sources: tuple[Share, ...]
+    models: tuple[ModelShare, ...]
     estimated_usd: float
     retried: tuple[Retried, ...]
     left: tuple[Attempt, ...]
@@ -114,7 +135,7 @@ def explain(store: Store, run: Run) -> Explanation:
     road, attempts = _road(store, run), list(page_attempts(store, run))
     failed = [attempt for attempt in attempts if not _is_blameless(attempt)]
     children, spent = store.list_runs(parent=run.id), store.subtree(run.id)[0]
-    estimated, labels = _charges(store, run)
+    estimated, labels, models = _charges(store, run)
     return Explanation(
         run=run,
         reason=reason(run),
@@ -123,6 +144,7 @@ def explain(store: Store, run: Run) -> Explanation:
         spent_usd=spent / NANO,
         spent_on=tuple(_spent_on(run, road, attempts, spent)),
         sources=(*_calls(store, run), *_children(store, children), *labels),
+        models=tuple(models),
         estimated_usd=estimated,
         retried=tuple(_retried(failed)),
         left=tuple(attempt for attempt in attempts if _is_blameless(attempt)),
@@ -196,15 +218,34 @@ def _children(store: Store, children: Iterable[Run]) -> Iterator[Share]:
         yield Share(f"child runs of {name}", count[name], nano[name] / NANO)
 
 
-def _charges(store: Store, run: Run) -> tuple[float, list[Share]]:
-    """What of the run's own charges was estimated, and the charges by label."""
+def _charges(store: Store, run: Run) -> tuple[float, list[Share], list[ModelShare]]:
+    """What of the run's own charges was estimated, and the charges by label and by model."""
     count, nano, estimated = Counter[str](), Counter[str](), 0
+    by_model: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for charge in page_charges(store, run):
         estimated += charge.nano_usd if charge.estimated else 0
         label = charge.label or UNLABELLED
         count[label] += 1
         nano[label] += charge.nano_usd
-    return estimated / NANO, [Share(f"charges: {label}", count[label], nano[label] / NANO) for label in count]
+        if charge.model is not None:
+            used = {"requests": 1, "nano_usd": charge.nano_usd, "estimated": int(charge.estimated)}
+            by_model[charge.model].update({**(charge.usage or {}), **used})
+    shares = [Share(f"charges: {label}", count[label], nano[label] / NANO) for label in count]
+    return estimated / NANO, shares, [_model(name, used) for name, used in by_model.items()]
+
+
+def _model(name: str, used: Counter[str]) -> ModelShare:
+    return ModelShare(
+        model=name,
+        requests=used["requests"],
+        usd=used["nano_usd"] / NANO,
+        estimated=used["estimated"],
+        tokens_in=used["input_tokens"],
+        tokens_out=used["output_tokens"],
+        cached=used["cache_read_tokens"],
+        written=used["cache_write_tokens"],
+        reasoning=used["output_reasoning_tokens"],
+    )
 
 
 def _retried(failed: list[Attempt]) -> Iterator[Retried]:

@@ -26,7 +26,7 @@ def test_json_is_one_object_with_everything(here, workshop):
     assert whole["initial_state"] == {"n": 0, "text": "x"}
     assert [step["state"]["n"] for step in whole["steps"]] == [1, 2]
     assert whole["children"] == ["master-1", "master-0"]
-    assert list(whole["charges"][0]) == ["step_n", "usd", "tokens", "label", "at", "estimated"]
+    assert list(whole["charges"][0]) == ["step_n", "usd", "tokens", "label", "at", "estimated", "model", "usage"]
     assert here(workshop, "export", "master").out == text
 
 
