@@ -1,4 +1,7 @@
-"""A database with the second version of our own tables, from before runs said which scores are better."""
+"""Databases with the second and the third version of our own tables.
+
+In the second runs do not say yet which scores are better, in the third charges do not name the model that was paid.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,19 @@ from loomc_runner.store import open_reader
 from loomc_runner.store.schema import VERSION
 from loomc_runner.store.sqlite import SQLiteStore
 
-GOLDEN = Path(__file__).with_name("tables-2.db")
+DIRECTIONS = {2: None, 3: "maximize"}
+
+
+@pytest.fixture(params=DIRECTIONS)
+def version(request: pytest.FixtureRequest) -> int:
+    """Each version in turn."""
+    return int(request.param)
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
+def database(tmp_path: Path, version: int) -> Path:
     """A copy of it to work on."""
-    return Path(shutil.copy(GOLDEN, tmp_path / "runs.db"))
+    return Path(shutil.copy(Path(__file__).with_name(f"tables-{version}.db"), tmp_path / "runs.db"))
 
 
 @pytest.mark.parametrize("command", ["show", "explain", "history", "calls", "attempts", "verify", "export"])
@@ -37,11 +46,14 @@ def test_it_is_read_as_it_is(database: Path, command: str, capsys: pytest.Captur
     assert capsys.readouterr().out
 
 
-def test_its_direction_is_read_from_its_scores(database: Path) -> None:
-    """Its runs do not say it; where there is more than one score, the best one does."""
+def test_its_direction_is_read_from_its_scores(database: Path, version: int) -> None:
+    """Where its runs do not say it, and there is more than one score, the best one does."""
     store = open_reader(database)
     run, waiting = store.get_run("exhausted"), store.get_run("waiting")
-    assert (run.direction, direction_of(store, run), direction_of(store, waiting)) == (None, "maximize", None)
+    assert (run.direction, direction_of(store, run)) == (DIRECTIONS[version], "maximize")
+    assert direction_of(store, waiting) is None
+    assert {(charge.key, charge.model, charge.usage) for charge in store.charges("exhausted")} == {(None, None, None)}
+    assert {step.scores for step in store.steps("exhausted")} == {()}
     assert [*verify(store, run), *verify(store, waiting)] == []
 
 
