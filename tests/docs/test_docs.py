@@ -14,6 +14,7 @@ from pydantic import BaseModel
 import loomc_runner
 from loomc_runner.cli import main
 from loomc_runner.store.schema import VERSION, prepare
+from vendor import Vendor
 
 ROOT = Path(__file__).parents[2]
 LOOMC = Path(sys.executable).with_name("loomc")
@@ -25,7 +26,18 @@ class Draft(BaseModel):
     text: str
 
 
-README_NAMES = {"Draft": Draft, "grade": lambda draft: len(draft.text), "ask_the_model": lambda draft: (draft, 0.5)}
+README_NAMES = {
+    "Draft": Draft,
+    "grade": lambda draft: len(draft.text),
+    "prompt": lambda draft: [{"role": "user", "content": f"Make this better: {draft.text}"}],
+}
+
+
+@pytest.fixture(scope="module")
+def vendor():
+    """Whom the clients on the pages ask: a server on this machine."""
+    with Vendor() as vendor:
+        yield vendor
 
 
 def blocks(page: Path) -> list[str]:
@@ -34,9 +46,11 @@ def blocks(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_every_python_block_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_every_python_block_of_a_page_runs(page, tmp_path, monkeypatch, vendor):
     """The blocks of a page run one after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", vendor.url)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{vendor.url}/v1")
     monkeypatch.delenv("LOOMC_DB", raising=False)
     names = {"__name__": "a_page_of_the_docs", **(README_NAMES if page.name == "README.md" else {})}
     for block in blocks(page):
