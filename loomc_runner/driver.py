@@ -64,7 +64,8 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
         outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
         with entered(scope):
             step, verdict = await conclude(cursor, scope, outcome)
-        settle_all(scope)  # what a scorer or a judge has left open
+        if scope.holds:  # what a scorer or a judge has left open
+            settle_all(scope)
         if step is None and scope.works:
             again = verdict.delay is not None or scope.left is not None
             await end_works(scope, is_async=cursor.spec.is_async, threads=again)

@@ -71,7 +71,8 @@ async def perform(
         if not is_leaving(error, scope):
             scope.closed = True
             raise
-    settle_all(scope)
+    if scope.holds:
+        settle_all(scope)
     scope.closed = outcome.text is None
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:

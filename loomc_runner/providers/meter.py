@@ -50,7 +50,6 @@ class Metered:
         self.is_over: Callable[[], bool] = lambda: False
         self.reported: Usage | None = None
         self.received = 0
-        self.prices.check(self.model)
         self.most = self._most()
         self.hold()
 
