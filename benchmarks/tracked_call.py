@@ -118,10 +118,9 @@ def main() -> None:
     for case, micro in found.items():
         print(f"{case:8} {statistics.median(micro):7.0f} us a call ({min(micro):.0f}-{max(micro):.0f})")
     middle = {case: statistics.median(micro) for case, micro in found.items()}
-    print(
-        f"track in memory adds {middle['memory'] - middle['sdk']:.0f} us, {middle['memory'] / middle['sdk']:.2f} of the SDK"
-    )
-    print(f"track on disk adds {(middle['disk'] - middle['sdk']) / middle['commits']:.2f} times its two bare commits")
+    added, on_disk = middle["memory"] - middle["sdk"], middle["disk"] - middle["sdk"]
+    print(f"track in memory adds {added:.0f} us, {added / middle['sdk']:.2f} times what the SDK takes")
+    print(f"track on disk adds {on_disk / middle['commits']:.2f} times two bare commits")
 
 
 if __name__ == "__main__":

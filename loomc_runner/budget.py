@@ -53,7 +53,8 @@ class Budget:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise SpecError(f"Budget({name}={value!r}): give a whole number, at least 1")
         if self.wrap_up is not None and not 0 < self.wrap_up < (self.usd or 0):
-            raise SpecError(f"Budget(wrap_up={self.wrap_up!r}): give a part of usd={self.usd!r}, more than zero of it")
+            wanted = "give usd too, of which it is a part" if self.usd is None else f"give a part of usd={self.usd!r}"
+            raise SpecError(f"Budget(wrap_up={self.wrap_up!r}): {wanted}, more than zero")
         if not isinstance(self.strict, bool):
             raise SpecError(f"Budget(strict={self.strict!r}): give True or False")
         if self.wall_clock is not None:

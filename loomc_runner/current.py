@@ -40,7 +40,7 @@ def current_run() -> CurrentRun:
     return CurrentRun(
         run_id=scope.lease.run_id,
         step_n=scope.step_n,
-        wrap_up=ledger.wrap_step is not None,
+        wrap_up=ledger.wrap_step == scope.step_n,
         spent_usd=ledger.spent / NANO,
         left_usd=None if room is None else room / NANO,
     )

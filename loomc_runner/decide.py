@@ -70,7 +70,7 @@ async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tup
         except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
             if limit := limit_in(error, cursor.ledger):
                 if cursor.ledger.begin_wrap_up(limit, cursor.step_n + 1):
-                    return step, _go_on(cursor, step)
+                    return step, Verdict(next_n=step.step_n)
                 return step, exhausted(cursor.lease.run_id, limit)
             failure = error
             outcome.torn = None if isinstance(error, Exception) else error
@@ -117,15 +117,12 @@ async def _without_state(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -
 async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S]) -> Verdict:
     """What follows from a good step: stop, go back, change something, or simply go on."""
     spec, history = cursor.spec, cursor.history
-    if outcome.done is not None and outcome.exhausted is None:
-        return Verdict(RunStatus.COMPLETED, "done: the step said so", "stop")
-    asks = spec.detectors if not _wraps_up_next(cursor, outcome.exhausted) else ()
-    if asks:
-        scope.purpose = "judge"
-        asking = first_reason(asks, history)
-        reason = await asking if spec.is_async else finish(asking)
-        if reason is not None:
-            return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
+    if outcome.done is not None and (outcome.exhausted is None or _wraps_up_next(cursor, outcome.exhausted)):
+        how = " (wrapped up)" if cursor.ledger.wrap_step == cursor.step_n else ""
+        return Verdict(RunStatus.COMPLETED, f"done: the step said so{how}", "stop")
+    reason = None if _wraps_up_next(cursor, outcome.exhausted) else await _reason(cursor, scope)
+    if reason is not None:
+        return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
     if spec.on_stall is not None and spec.on_stall(history):
         if spec.on_stall.handler is None:
             error = StallError(spec.on_stall.after)
@@ -133,6 +130,25 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
         target = chosen(spec.strategies, history)
         return Verdict(decision="escalate", next_n=step.step_n if target is None else target)
     return _go_on(cursor, step)
+
+
+async def _reason(cursor: Cursor[Any], scope: Scope) -> str | None:
+    """Why a detector stops the run, or None; also None when one has run into the cap, and the next step wraps up.
+
+    Raises:
+        BudgetExhausted: When it has run into a cap, and nothing is kept for that.
+    """
+    if not cursor.spec.detectors:
+        return None
+    scope.purpose = "judge"
+    try:
+        asking = first_reason(cursor.spec.detectors, cursor.history)
+        return await asking if cursor.spec.is_async else finish(asking)
+    except Exception as error:
+        if (limit := limit_in(error, cursor.ledger)) is None:
+            raise
+        _wraps_up_next(cursor, limit)
+        return None
 
 
 def _go_on(cursor: Cursor[S], step: StepRecord[S]) -> Verdict:

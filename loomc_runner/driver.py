@@ -44,6 +44,8 @@ async def advance(cursor: Cursor[S]) -> Cursor[S]:
         await end(cursor, asked)
     elif not cursor.stopped and cursor.account is None:
         await _wait(cursor)
+        if cursor.stopped:  # another try does not fit
+            await announce(cursor)
     return cursor
 
 
@@ -164,7 +166,8 @@ async def _commit(
     control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     del scope.pending[: len(pending)]
     cursor.worked, cursor.record, cursor.unstored = cursor.worked + change.worked, step, None
-    cursor.tried, cursor.delay = 0 if verdict.delay is None else cursor.tried + 1, verdict.delay
+    failed = verdict.delay is not None and outcome.exhausted is None  # a try that was refused is none of the tries
+    cursor.tried, cursor.delay = cursor.tried + 1 if failed else 0, verdict.delay
     cursor.journal = None if verdict.delay is None else scope.journal
     cursor.notes = change.notes or cursor.notes
     if change.attempt is not None:
@@ -281,7 +284,10 @@ def _attempt(scope: Scope, outcome: Outcome[Any], verdict: Verdict, cost: int) -
     elif error is None:
         words, category = verdict.reason or "unknown", "interrupted"
     else:
-        words, category = in_words(error), category_of(error)
+        wraps_up = (
+            outcome.exhausted is not None and verdict.delay is not None
+        )  # the same step again, with what was kept
+        words, category = in_words(error), "wrapping up" if wraps_up else category_of(error)
     started_at = scope.clock.now() - timedelta(seconds=outcome.duration)
     return Attempt(scope.step_n, 0, words, category, cost, started_at, outcome.duration)
 

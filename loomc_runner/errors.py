@@ -74,11 +74,12 @@ class BudgetExhausted(LoomcError):
     @property
     def reason(self) -> str:
         """The limit in words, as it stands in a run's stop reason."""
-        unit = {"wall_clock": ".2f", "usd": ".2f"}.get(self.limit, "g")
+        cents = ".2f" if round(self.max_val, 2) == self.max_val else ".4f"
+        unit = {"wall_clock": ".2f", "usd": cents}.get(self.limit, "g")
         used, limit = format(self.used, unit), format(self.max_val, unit)
         if self.limit == "wall_clock":
             used, limit = used.rstrip("0").rstrip("."), limit.rstrip("0").rstrip(".")
-        if used == limit and self.used != self.max_val:  # a crossing too small for two decimals
+        if used == limit and self.used != self.max_val:  # a crossing too small for so many decimals
             used, limit = f"{self.used:.9g}", f"{self.max_val:.9g}"
         return f"{self.limit} {used} of {limit}{self.note}"
 

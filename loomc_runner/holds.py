@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from loomc_runner.context import Scope, store_charge
-from loomc_runner.errors import BudgetExhausted, StoreError
+from loomc_runner.errors import BudgetExhausted, LoomcError, StoreError
 from loomc_runner.records import Charge
 
 
@@ -36,8 +36,12 @@ class Hold:
             self.scope.account.ledger.check_limits()
 
     def settle_as_assumed(self) -> None:
-        """Record what the call is taken to have cost."""
-        self._settle(dataclasses.replace(self.assume(), estimated=True))
+        """Record what the call is taken to have cost; where that cannot be told, what it might have."""
+        try:
+            charge = self.assume()
+        except LoomcError:
+            charge = self.charge
+        self._settle(dataclasses.replace(charge, estimated=True))
 
     def _settle(self, charge: Charge) -> bool:
         scope, held = self.scope, self.charge
@@ -45,6 +49,7 @@ class Hold:
             if self not in scope.holds:
                 return False
             scope.holds.discard(self)
+            scope.pending[:] = [each for each in scope.pending if each.key != held.key]  # what it might have cost
         known = dataclasses.replace(charge, key=held.key)
         try:
             store_charge(scope, known)
@@ -81,10 +86,10 @@ def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Call
 def settle_all(scope: Scope, *, only_over: bool = False) -> None:
     """Settle the calls that nobody has settled: those that are over, or all of them once their step has ended.
 
-    Limits that are crossed by it are met where the step is looked at next.
+    Limits that are crossed by it are met where the step is looked at next; what cannot be stored now is stored with it.
     """
     with scope.lock:
         held = [each for each in scope.holds if not only_over or each.is_over()]
     for each in held:
-        with suppress(BudgetExhausted):
+        with suppress(BudgetExhausted, StoreError):
             each.settle_as_assumed()

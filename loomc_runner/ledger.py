@@ -138,12 +138,14 @@ class Ledger:
         return True
 
     def _check_wrapped_up(self) -> None:
-        """Raise when the last step, for wrapping up, is over."""
+        """Raise when the last step, for wrapping up, is over: here, or before the run was resumed."""
+        cap, note = self.budget.nano_usd or 0, ""
         if self.wrap_step is not None and self.steps > self.wrap_step:
             note = f" (wrapped up in step {self.wrap_step})"
-            raise BudgetExhausted(
-                "usd", self.spent / NANO, (self.budget.nano_usd or 0) / NANO, run_id=self.run_id, note=note
-            )
+        elif self.budget.wrap_up is not None and not self.may_wrap_up and self.spent < cap:
+            note = " (wrapped up)"
+        if note:
+            raise BudgetExhausted("usd", self.spent / NANO, cap / NANO, run_id=self.run_id, note=note)
 
     def check_used_up(self) -> None:
         """Raise when no time, dollar or token of this run is left, so that nothing more may start."""
@@ -167,11 +169,12 @@ class Ledger:
         cap, notes = self.cap or 0, []
         if self.spent <= cap < claimed:
             notes.append(f"${self.spent / NANO:.2f} spent, the rest expected")
-        if self.spent >= (self.budget.nano_usd or 0):
+        if self.wrap_step is not None:
+            notes.append(f"wrapping up in step {self.wrap_step}")
+        elif self.spent >= (self.budget.nano_usd or 0):
             cap = self.budget.nano_usd or 0
-        elif self.budget.nano_kept and self.wrap_step is None:
-            notes.append(f"${self.budget.wrap_up:.2f} more kept for wrapping up" if self.may_wrap_up else "wrapped up")
-            cap = cap if self.may_wrap_up else cap + self.budget.nano_kept
+        elif self.budget.nano_kept:
+            notes.append(f"${self.budget.wrap_up:.2f} more kept for wrapping up")
         note = f" ({'; '.join(notes)})" if notes else ""
         return BudgetExhausted("usd", claimed / NANO, cap / NANO, run_id=self.run_id, note=note)
 
@@ -252,9 +255,10 @@ class OpenStep:
             while True:
                 slack += step.claimed - (step.spent + step.held + step.children)
                 if step.ledger.cap is not None:
-                    rooms.append(step.ledger.cap - step.ledger.claimed + slack)
+                    left = step.ledger.cap - step.ledger.claimed
+                    rooms.append(left + slack if left >= 0 else 0)  # overdrawn, nothing fits, also what is reserved
                 if step.ledger.parent is None:
-                    return max(min(rooms), 0) if rooms else None
+                    return min(rooms) if rooms else None
                 step = step.ledger.parent
 
     def release(self, nano_usd: int, tokens: int) -> None:

@@ -55,9 +55,9 @@ def notices(ledger: Ledger, told: dict[str, int], limit: BudgetExhausted | None 
     found = []
     for name, used, most in fractions(ledger):
         ended = limit is not None and limit.limit == name and limit.run_id == ledger.run_id
-        reached = 100 if ended or not most else 100 * used / most
+        reached = 100 * used / most + 1e-9 if most else 100
         for percent in PERCENTS:
-            if told.get(name, 0) < percent <= reached + 1e-9:
+            if told.get(name, 0) < percent and (percent <= reached or (ended and percent == PERCENTS[-1])):
                 told[name] = percent
                 found.append(BudgetNotice(ledger.run_id, name, percent, used, most))
     return found

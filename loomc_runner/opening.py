@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
+from loomc_runner.announce import announce
 from loomc_runner.budget import SAFETY_CAP, Budget
 from loomc_runner.context import current_scope, halting
 from loomc_runner.cursor import Cursor, Verdict
@@ -104,6 +105,7 @@ async def begin(spec: LoopSpec[S], state: S, run_id: str, child_key: str | None 
         cursor.halt = halting.get()
         if refused is not None:
             await end(cursor, exhausted(run_id, refused))
+            await announce(cursor)
     except BaseException:  # Ctrl-C, before anybody holds the run
         with suppress(LoomcError):
             paused = Transition(spec.clock.now(), status=RunStatus.PAUSED, stop_reason="paused: before its first step")
@@ -139,9 +141,11 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
         if claim.run.status is not RunStatus.COMPLETED:
             await _check_stuck(spec, store, claim)
             cursor = _place(spec, store, claim, kept)
-            if budget is None and _has_wrapped_up(claim.run):
+            if _has_wrapped_up(claim.run, Budget(**(run.budget or {})), kept or Budget()):
                 cursor.ledger.may_wrap_up = False
             await start(cursor)
+            if cursor.stopped and claim.run.status is not RunStatus.BUDGET_EXHAUSTED:  # else its end was told
+                await announce(cursor)
             return cursor
     except BaseException as error:
         with suppress(LoomcError):  # the first error tells more
@@ -151,9 +155,11 @@ async def resume(spec: LoopSpec[S], run_id: str, budget: Budget | None, *, force
     return stored_result(spec, store, claim.run)
 
 
-def _has_wrapped_up(run: Run) -> bool:
-    """Whether a run has come to the end of its own dollars, and of what it kept to wrap up."""
-    return run.status is RunStatus.BUDGET_EXHAUSTED and (run.stop_reason or "").startswith("budget: usd")
+def _has_wrapped_up(run: Run, before: Budget, now: Budget) -> bool:
+    """Whether a run has come to the end of its own dollars, and of what it kept to wrap up, and there are no more."""
+    ended = run.status is RunStatus.BUDGET_EXHAUSTED and (run.stop_reason or "").startswith("budget: usd")
+    more = (now.nano_usd or 0) > (before.nano_usd or 0) or now.nano_kept < before.nano_kept
+    return ended and before.wrap_up is not None and not more
 
 
 async def _check_stuck(spec: LoopSpec[Any], store: Store, claim: Claim) -> None:

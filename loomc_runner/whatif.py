@@ -126,6 +126,11 @@ def _check_rules(detectors: Sequence[Detector], budget: Budget | None) -> None:
     named = {} if budget is None else budget.to_json()
     if not detectors and not named:
         raise SpecError("name a rule to ask about: a detector, or a budget with usd or iterations")
+    if "wrap_up" in named:
+        raise SpecError(
+            f"Budget(wrap_up={named['wrap_up']!r}): what a step for wrapping up would have done is not on record; "
+            "ask about usd without it"
+        )
     if unknown := sorted(set(named) - {"usd", "step_usd", "iterations"}):
         raise SpecError(
             f"Budget({unknown[0]}={named[unknown[0]]!r}): the record does not tell how much of that was used when; "

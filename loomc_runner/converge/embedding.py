@@ -208,8 +208,8 @@ def _cut_within(one: str, other: str, embedder: Embedder) -> Iterator[tuple[str,
     size = _sizes([*parts[0], *parts[1]], embedder)
     most = max(_total(part, size) for part in parts)
     count = 1 if most <= embedder.limit else math.ceil(most / max(embedder.limit - max(size.values()), 1))
-    cut = [(one, other)] if count == 1 else zip(*(_shares(part, count, size) for part in parts), strict=True)
-    return (pair for pair in cut if pair[0] != pair[1])
+    shares = zip(*(_shares(part, count, size) for part in parts), strict=True)
+    return (pair for pair in shares if pair[0] != pair[1])
 
 
 def _shares(pieces: list[str], count: int, size: dict[str, int]) -> list[str]:

@@ -24,7 +24,7 @@ from loomc_runner.records import INITIAL, StepRecord
 from loomc_runner.scores import History, check_count, check_number
 
 AT_ONCE = 16
-"""How many pairs of passages an embedder is asked about at once; often the first tell that the text still changes."""
+"""The most pairs of passages that an embedder is asked about at once; it begins with one, which often tells enough."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +140,9 @@ class semantic_delta:  # noqa: N801 - called like a function, as in loomc 0.3.0
             return told
         embedder = self._embedder()
         pairs = passages(old, new, embedder)
-        farthest = 0.0
-        for first in range(0, len(pairs), AT_ONCE):
-            some = pairs[first : first + AT_ONCE]
+        farthest, first, count = 0.0, 0, 1
+        while first < len(pairs) and farthest < self.threshold:
+            some = pairs[first : first + count]
             asked = {text: None for pair in some if _without_model(*pair) is None for text in pair}
             if texts := [text for text in asked if text not in known]:
                 known.update(zip(texts, vectors_of((yield texts), texts, embedder.name), strict=True))
@@ -151,8 +151,7 @@ class semantic_delta:  # noqa: N801 - called like a function, as in loomc 0.3.0
                 if told is None:
                     told = cosine_distance(known[pair[0]], known[pair[1]], embedder.name)
                 farthest = max(farthest, told)
-            if farthest >= self.threshold:
-                break
+            first, count = first + count, min(2 * count, AT_ONCE)
         return farthest
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -133,10 +133,6 @@ class PriceList:
         """How many tokens of input the model takes, or None when that is not known."""
         found = self._found(model)
         return None if found is None else found[1].context_window
-
-    def check(self, model: str) -> None:
-        """Raise `CostError` when no price is known for the model."""
-        self.nano_usd(Usage(model, {"input_tokens": 1, "output_tokens": 0}), datetime.now(UTC))
 
     def _usd(self, usage: Usage, at: datetime) -> Decimal:
         model = usage.model

@@ -174,8 +174,8 @@ class Attempt:
 
     @property
     def was_left(self) -> bool:
-        """Whether it was left in order: the run waits, or was asked to stop."""
-        return self.category in {"waiting", "paused", "cancelled"}
+        """Whether it was left in order: the run waits, was asked to stop, or goes on at once to wrap up."""
+        return self.category in {"waiting", "paused", "cancelled", "wrapping up"}
 
 
 @dataclass(frozen=True, slots=True)

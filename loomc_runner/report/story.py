@@ -10,7 +10,7 @@ from loomc_runner.records import INITIAL, NANO, Attempt, Run, RunStatus, StepRec
 from loomc_runner.report.pages import ancestors, page_attempts, page_steps
 from loomc_runner.store import Store
 
-LEFT = {"waiting": "?", "paused": "⏸", "cancelled": "⏹"}
+LEFT = {"waiting": "?", "paused": "⏸", "cancelled": "⏹", "wrapping up": "◔"}
 """The mark of a try that was left in order, by its category."""
 
 ENDS = {"done": "✔ done", "converged": "✔ converged"}

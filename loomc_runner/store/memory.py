@@ -116,8 +116,8 @@ class MemoryStore:
     def _charge(self, run_id: str, charge: Charge) -> tuple[int, int]:
         """Add a charge, or put it in the place of the one with its key; how much more is spent now."""
         kept = self._charges[run_id]
-        places = (n for n, (_, known) in enumerate(kept) if charge.key is not None and known.key == charge.key)
-        if (place := next(places, None)) is not None:
+        known_keys = enumerate(known.key for _, known in kept) if charge.key is not None else ()
+        if (place := next((n for n, key in known_keys if key == charge.key), None)) is not None:
             mark, known = kept.pop(place)
             if not charge.is_nothing:
                 kept.insert(place, (mark, charge))

@@ -100,7 +100,9 @@ DAMAGE = {
     "UPDATE runs SET budget = '{' WHERE id = 'climb'": "a row of run climb is damaged",
     "UPDATE steps SET decision = 'restore home' WHERE run_id = 'climb' AND step_n = 1": "cannot be read any further",
     "INSERT INTO steps SELECT 'nobody', step_n, parent_n, state_blob, base_n, encoding, nano_usd, tokens, score, "
-    "timestamp, duration, error, decision, best_n, scores FROM steps WHERE run_id = 'climb' AND step_n = 0": "rows of steps",
+    "timestamp, duration, error, decision, best_n, scores FROM steps WHERE run_id = 'climb' AND step_n = 0": (
+        "rows of steps"
+    ),
 }
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import KILLED, NEVER, Death, Fuse, live
 
+from killing import KILLED, NEVER, Death, Fuse, live
 from loomc_runner import Budget, BudgetExhausted, Done, RunMismatch, loop, spend
 from loomc_runner.records import NANO, Run
 from loomc_runner.store import Store

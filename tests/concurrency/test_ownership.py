@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import FORK, KILLED, live
 
+from killing import FORK, KILLED, live
 from loomc_runner import Budget, Done, RunLocked, RunLost, loop, spend
 from loomc_runner.store.sqlite import SQLiteStore
 

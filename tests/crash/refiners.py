@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from killing import NEVER, Death, Fuse
-
 from loomc_runner import BestScore, Budget, Done, Escalate, LastGood, loop, spend, target
 from loomc_runner.context import current_scope
 from loomc_runner.store import Store

@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from killing import FORK, KILLED, Death, assert_records_are_whole, live
-from refiners import KINDS, UNDISTURBED, Losses, committed, one_life, one_traced_life
 
+from killing import FORK, KILLED, Death, assert_records_are_whole, live
 from loomc_runner.errors import LoomcError, RunNotFound
 from loomc_runner.store.sqlite import SQLiteStore
+from refiners import KINDS, UNDISTURBED, Losses, committed, one_life, one_traced_life
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """pytest-xdist has a thread of its own; the lives that are forked here do not need it."""

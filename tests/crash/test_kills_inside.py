@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killing import KILLED, Death, Fuse, assert_records_are_whole, live
-from toolers import Ledge, a_tree, go_on, grow_on, on_record, through_the_gate, workers
 
+from killing import KILLED, Death, Fuse, assert_records_are_whole, live
 from loomc_runner.errors import RunNotFound
 from loomc_runner.outside import find_question, give_answer
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
 from loomc_runner.testing import AT, FaultyStore
+from toolers import Ledge, a_tree, go_on, grow_on, on_record, through_the_gate, workers
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """pytest-xdist has a thread of its own; the lives that are forked here do not need it."""

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from killing import NEVER, Death, Fuse
-
 from loomc_runner import (
     Approval,
     Budget,

@@ -19,11 +19,11 @@ cents = st.integers(0, 8)
 
 
 class Step:
-    """A step of a run, what it paid itself, and the runs inside it."""
+    """A step of a run, what it paid itself, what its calls under way may cost, and the runs inside it."""
 
     def __init__(self, run: Run, account: OpenStep) -> None:
         self.run, self.account, self.reserved = run, account, account.reserved
-        self.own, self.is_open = 0, True
+        self.own, self.held, self.calls, self.is_open = 0, 0, 0, True
         self.runs: list[Run] = []
         run.steps.append(self)
 
@@ -33,13 +33,38 @@ class Step:
         return self.own + sum(run.spent for run in self.runs)
 
     @property
+    def used(self) -> int:
+        """What it paid, what it holds, and what the runs inside it claim."""
+        return self.own + self.held + sum(run.claimed for run in self.runs)
+
+    @property
     def claimed(self) -> int:
-        """The larger of its reservation, which ends with it, and what it paid and the runs inside it claim."""
-        return max(self.reserved if self.is_open else 0, self.own + sum(run.claimed for run in self.runs))
+        """The larger of its reservation, which ends with it, and what it uses."""
+        return max(self.reserved if self.is_open else 0, self.used)
 
     def covers(self, nano: int) -> bool:
         """Whether it can pay that without costing more than it said."""
-        return self.is_open and self.own + nano + sum(run.claimed for run in self.runs) <= self.reserved
+        return self.is_open and self.used + nano <= self.reserved
+
+    def hold(self, nano: int) -> bool:
+        """Hold so much, if that fits; the outermost run in which it does not is the one that refuses it."""
+        self.held += nano
+        refused = [run for run in self.run.lineage if run.is_overdrawn]
+        if not refused:
+            self.account.hold(nano, 1)
+            self.calls += 1
+            return True
+        self.held -= nano
+        with pytest.raises(BudgetExhausted) as caught:
+            self.account.hold(nano, 1)
+        assert caught.value.run_id == refused[0].ledger.run_id
+        return False
+
+    def release(self, nano: int) -> None:
+        """Give it back."""
+        self.account.release(nano, 1)
+        self.held -= nano
+        self.calls -= 1
 
 
 class Run:
@@ -64,6 +89,11 @@ class Run:
         return sum(step.claimed for step in self.steps)
 
     @property
+    def calls(self) -> int:
+        """How many calls are under way in its steps, and in the runs inside them."""
+        return sum(step.calls + sum(run.calls for run in step.runs) for step in self.steps)
+
+    @property
     def is_used_up(self) -> bool:
         """Whether nothing is left."""
         return self.cap is not None and 0 < self.spent >= self.cap
@@ -84,6 +114,7 @@ class LedgerTree(RuleBasedStateMachine):
 
     runs: Bundle[Run] = Bundle("runs")
     steps: Bundle[Step] = Bundle("steps")
+    holds: Bundle[tuple[Step, int]] = Bundle("holds")
     is_honest = False
 
     def __init__(self) -> None:
@@ -125,6 +156,34 @@ class LedgerTree(RuleBasedStateMachine):
             step.account.charge(amount * CENT, amount)
             step.own += amount * CENT
 
+    @rule(target=holds, step=steps, amount=cents)
+    def hold(self, step: Step, amount: int) -> object:
+        """What a call may cost is held, or refused by the outermost run in which it does not fit."""
+        return (step, amount * CENT) if step.hold(amount * CENT) else multiple()
+
+    @rule(held=consumes(holds), part=st.integers(0, 4))
+    def end_call(self, held: tuple[Step, int], part: int) -> None:
+        """A call is over, perhaps after its step: it has cost some of what was held for it, and that is paid."""
+        step, nano = held
+        step.release(nano)
+        step.account.charge(nano * part // 4, part)
+        step.own += nano * part // 4
+
+    @rule(step=steps)
+    def fill(self, step: Step) -> None:
+        """What there is room for can be held, and not a nano-dollar more."""
+        room = step.account.room()
+        assert (room is None) == all(run.cap is None for run in step.run.lineage)
+        if room is None:
+            room = 10**6 * NANO
+        elif room or not any(run.is_overdrawn for run in step.run.lineage):
+            assert not step.hold(room + 1)
+        else:  # where more is claimed than there is, nothing fits: not even nothing
+            assert not step.hold(0)
+            return
+        assert step.hold(room)
+        step.release(room)
+
     @rule(step=consumes(steps))
     def settle(self, step: Step) -> None:
         """A step ends, perhaps before the runs inside it; it costs what was paid."""
@@ -136,6 +195,7 @@ class LedgerTree(RuleBasedStateMachine):
         """Also after steps that were refused."""
         for run in self.tree:
             assert (run.ledger.claimed, run.ledger.spent) == (run.claimed, run.spent)
+            assert run.ledger.held_tokens == run.calls
 
     @invariant()
     def no_honest_run_spends_more_than_it_has(self) -> None:
@@ -144,7 +204,7 @@ class LedgerTree(RuleBasedStateMachine):
 
 
 class HonestLedgerTree(LedgerTree):
-    """The same, where no step costs more than it said it would."""
+    """The same, where no step costs more than it said it would, but for what its calls have held."""
 
     is_honest = True
 
@@ -158,7 +218,7 @@ class TestLedgerTree(LedgerTree.TestCase):
 
 
 class TestHonestLedgerTree(HonestLedgerTree.TestCase):
-    """No cap in a tree is crossed where no step costs more than it said."""
+    """No cap in a tree is crossed where no step costs more than it said, and no call more than it held."""
 
 
 def test_the_outermost_crossed_limit_is_named_whichever_kind_it_is() -> None:

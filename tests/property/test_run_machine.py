@@ -16,8 +16,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
-from killing import NEVER, Death, live
 
+from killing import NEVER, Death, live
 from loomc_runner import BestScore, Budget, Done, SpecError, loop, spend
 from loomc_runner.records import NANO
 from loomc_runner.store import Store

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from asking import Run
+from killing import KILLED
+from lives import Death, judged, live_apart, refining
 from loomc_runner import (
     AnthropicAdapter,
     Budget,
@@ -27,10 +28,6 @@ from loomc_runner.providers.adapters import Adapter
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
 from vendor import RATE_LIMITED, Reply, Script
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
-
-from killing import KILLED, Death, live
 
 ADAPTERS = {"anthropic": AnthropicAdapter("claude-sonnet-5-5"), "openai": OpenAIAdapter("gpt-5.5")}
 BILLS = {"anthropic": 1200 * 2 + 300 * 10, "openai": 900 * 5 + 250 * 30}
@@ -128,17 +125,6 @@ def test_a_model_has_a_name(vendor_name: str, model: Any) -> None:
         type(ADAPTERS[vendor_name])(model)
 
 
-def refine(judge: Any, **options: Any) -> Any:
-    """A loop that adds a word a step until the judge is content; a step costs a cent besides."""
-
-    @loop(checkpoint="memory", budget=Budget(usd=1, iterations=5), converge_on=judge, name="tests:refine", **options)
-    def refining(text: str) -> str:
-        spend(usd=0.01, label="rewrite")
-        return f"{text} more"
-
-    return refining
-
-
 @pytest.mark.parametrize("tracked", [False, True])
 def test_a_judge_ends_the_run_with_its_reason(
     adapter: Adapter, client: Any, script: Script, vendor_name: str, tracked: bool
@@ -146,7 +132,7 @@ def test_a_judge_ends_the_run_with_its_reason(
     """It is charged to the step it judges, whether or not the client is tracked for other calls."""
     script.next(Reply(text="NO, it lacks a number."), Reply(text="**Yes** - it has all."))
     judge = adapter.judge(track(client) if tracked else client, "Is it complete?", str.upper)
-    result = refine(judge).run("so")
+    result = refining(judge).run("so")
     assert (result.steps, result.stop_reason) == (2, f"converged: judge({adapter.model}): it has all.")
     assert round(result.cost_usd * 1e6) == 20_000 + 2 * BILLS[vendor_name]
     assert "SO MORE" in str(script.seen[0].body)
@@ -169,7 +155,7 @@ def test_an_async_judge_works_in_async_loops(adapter: Adapter, async_client: Any
 def test_an_async_judge_is_refused_in_a_sync_loop(adapter: Adapter, async_client: Any) -> None:
     """Nobody could wait for its answer."""
     with pytest.raises(SpecError, match="is async, but the loop"):
-        refine(adapter.judge(async_client))
+        refining(adapter.judge(async_client))
 
 
 @pytest.mark.parametrize("said", ["maybe", "", "I cannot tell: yes and no", "Note that it is done"])
@@ -179,7 +165,7 @@ def test_an_answer_that_is_neither_yes_nor_no_is_an_error(
     """It is no silent no: the run fails with what was said, which is on record and paid for."""
     script.always(Reply(text=said))
     store = MemoryStore()
-    loop_of = refine(adapter.judge(client)).with_options(checkpoint=store)
+    loop_of = refining(adapter.judge(client)).with_options(checkpoint=store)
     with pytest.raises(JudgeError, match="neither yes nor no"):
         loop_of.run("so", run_id="r")
     (call,) = store.calls("r")
@@ -190,7 +176,7 @@ def test_what_a_judge_said_is_on_record(adapter: Adapter, client: Any, script: S
     """Each answer is a durable call with the answer and the reason, and the label of a judge."""
     script.next(Reply(text="No: too short."), Reply(text="Yes."))
     store = MemoryStore()
-    refine(adapter.judge(client)).with_options(checkpoint=store).run("so", run_id="r")
+    refining(adapter.judge(client)).with_options(checkpoint=store).run("so", run_id="r")
     assert [call.name for call in store.calls("r")] == [f"judge {adapter.model}"] * 2
     assert [call.result for call in store.calls("r")] == [
         '{"yes":false,"reason":"too short."}',
@@ -204,14 +190,14 @@ def test_a_judge_may_have_to_agree_with_itself(adapter: Adapter, client: Any, sc
     script.next(*(Reply(text=said) for said in ("yes", "no", "no", "yes", "yes")))
     store = MemoryStore()
     judge = adapter.judge(client, agree=2, every=2)
-    result = refine(judge).with_options(checkpoint=store).run("so", run_id="r")
+    result = refining(judge).with_options(checkpoint=store).run("so", run_id="r")
     assert (result.status, result.steps, len(script.seen)) == ("completed", 4, 5)
     assert [call.step_n for call in store.calls("r")] == [1, 1, 1, 3, 3]
 
 
 def test_a_judge_that_does_not_fit_the_budget_is_not_asked(adapter: Adapter, client: Any, script: Script) -> None:
     """The step it would have judged is committed, and the run ends."""
-    result = refine(adapter.judge(client)).with_options(budget=Budget(usd=0.012)).run("so")
+    result = refining(adapter.judge(client)).with_options(budget=Budget(usd=0.012)).run("so")
     assert (result.status, result.steps, script.seen) == ("budget_exhausted", 1, [])
     assert f"{adapter.model} was not asked" in (result.stop_reason or "")
 
@@ -223,7 +209,7 @@ def test_a_judge_whose_vendor_is_away_fails_the_run_and_keeps_the_step(
     script.always(RATE_LIMITED)
     store = MemoryStore()
     with pytest.raises(Exception, match="429"):
-        refine(adapter.judge(client)).with_options(checkpoint=store).run("so", run_id="r")
+        refining(adapter.judge(client)).with_options(checkpoint=store).run("so", run_id="r")
     assert (store.get_run("r").steps, store.get_run("r").status, store.state("r", 0)) == (1, "failed", '"so more"')
 
 
@@ -243,29 +229,19 @@ def test_a_judge_refuses_what_cannot_work(adapter: Adapter, client: Any, option:
 def test_a_text_of_a_state_is_a_text(adapter: Adapter, client: Any) -> None:
     """A `text_fn` that gives something else is an error that names the judge."""
     with pytest.raises(SpecError, match=f"text_fn of the judge {adapter.model} gave 5"):
-        refine(adapter.judge(client, text_fn=lambda _: 5)).run("so")  # type: ignore[arg-type,return-value]
+        refining(adapter.judge(client, text_fn=lambda _: 5)).run("so")  # type: ignore[arg-type,return-value]
 
 
-def judged(path: str, key: str, url: str, death: Death) -> None:
-    """A run with a judge, in a life that may end at a write."""
-    from openai import OpenAI
-
-    with OpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0) as client:
-        store = death.around(SQLiteStore(path))
-        refine(ADAPTERS["openai"].judge(client)).with_options(checkpoint=store).run("so", run_id=key)
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("number", range(2, 8))
 def test_a_judge_is_not_asked_again_after_a_death(script: Script, tmp_path: Path, number: int) -> None:
     """Killed after any write, the resumed run asks only for what has no recorded answer, and ends the same."""
     script.always(lambda seen: Reply(text="Yes, long." if "so more more" in str(seen.body) else "No, short."))
     path, key = str(tmp_path / "runs.db"), script.key
-    assert live(judged, path, key, script.url, Death("after", number)) == KILLED
+    assert live_apart(judged, path, key, script.url, Death("after", number)) == KILLED
     store = SQLiteStore(path)
     answered = sum(call.status == "done" for call in store.calls(key))
     asked = len(script.seen)
-    assert live(judged, path, key, script.url, Death()) == 0
+    assert live_apart(judged, path, key, script.url, Death()) == 0
     run = store.get_run(key)
     assert (run.status, run.steps, run.stop_reason) == ("completed", 2, "converged: judge(gpt-5.5): long.")
     assert len(script.seen) == asked + 2 - answered

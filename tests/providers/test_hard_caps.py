@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,17 +14,15 @@ from typing import Any
 import pytest
 
 from asking import REQUESTS, Run, Sdk, resource_of
+from killing import KILLED, assert_records_are_whole
+from lives import Death, live_apart, paying_async, paying_sync
 from loomc_runner import Budget, BudgetExhausted, CostError, Done, current_run, loop, spend, track
 from loomc_runner.records import NANO
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
 from recordings import Endpoint
-from stepping import Steps, ask, ask_async
+from stepping import Steps, ask
 from vendor import Gate, Reply, Script
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "crash"))
-
-from killing import KILLED, Death, assert_records_are_whole, live
 
 PLAIN = 900 * 5_000 + 250 * 30_000
 """Nano-dollars of the recorded answer of gpt-5.5."""
@@ -73,19 +70,22 @@ def test_twenty_calls_side_by_side_stay_below_the_cap(
     openai_client: Any, async_openai_client: Any, script: Script, run: Run, kind: str
 ) -> None:
     """Under $0.10, of calls that may cost about 1.3 cents, as many are sent as fit if all of them come to that."""
-    gate, store, outcomes = Gate(), MemoryStore(), []
+    gate, store, refused = Gate(), MemoryStore(), threading.Semaphore(0)
     script.always(Reply(hold=gate))
     options: dict[str, Any] = {"checkpoint": store, "budget": Budget(usd=0.10, iterations=1), "name": "tests:twenty"}
     request = {**REQUESTS["chat"], "max_completion_tokens": 400}
     room: list[float | None] = []
-
-    def note(error: BaseException | None) -> None:
-        outcomes.append(error)
-        if len(outcomes) == 20 - fits:
-            room.append(current_run().left_usd)
-            gate.open()
-
     fits = 7  # 400 tokens out for 1.2 cents, and a little for what is sent
+
+    def look_and_open() -> None:
+        """All that fit are with the vendor, all others were refused."""
+        try:
+            gate.await_requests(fits)
+            for _ in range(20 - fits):
+                assert refused.acquire(timeout=30)
+            room.append(current_run().left_usd)
+        finally:
+            gate.open()
 
     @loop(**options)
     def twenty(n: int) -> int:
@@ -94,11 +94,13 @@ def test_twenty_calls_side_by_side_stay_below_the_cap(
         def one(_: int) -> None:
             try:
                 resource_of(client, "chat").create(**request)
-            except BudgetExhausted as error:
-                note(error)
+            except BudgetExhausted:
+                refused.release()
 
         with ThreadPoolExecutor(20) as pool:
-            for each in [pool.submit(contextvars.copy_context().run, one, k) for k in range(20)]:
+            calls = [pool.submit(contextvars.copy_context().run, one, k) for k in range(20)]
+            look_and_open()
+            for each in calls:
                 each.result()
         return n + 1
 
@@ -111,17 +113,16 @@ def test_twenty_calls_side_by_side_stay_below_the_cap(
         async def one() -> None:
             try:
                 await resource_of(client, "chat").create(**request)
-            except BudgetExhausted as error:
-                note(error)
+            except BudgetExhausted:
+                refused.release()
 
-        await asyncio.gather(*(one() for _ in range(20)))
+        await asyncio.gather(asyncio.to_thread(look_and_open), *(one() for _ in range(20)))
         return n + 1
 
     result = twenty.run(0) if kind == "threads" else run(twenty_async.run(0))
-    assert len(outcomes) == 20 - fits
     assert len(script.seen) == script.most_at_once == fits
-    assert (store.get_run(result.run_id).nano_usd, room[0] is not None) == (fits * PLAIN, True)
-    assert 0 <= (room[0] or 0) < 0.0135  # all that is left does not hold another one
+    assert store.get_run(result.run_id).nano_usd == fits * PLAIN
+    assert 0 <= (room[0] or 0) < 0.0135  # what is left does not hold another one
 
 
 def test_a_parent_holds_for_the_calls_of_its_children(openai_client: Any, script: Script) -> None:
@@ -216,47 +217,16 @@ WRITES = 9
 """The run; for each of two steps two calls that are held and settled, and its commit."""
 
 
-def work(path: str, key: str, url: str, death: Death, *, is_async: bool) -> None:
-    """Two steps of two requests each, in a life that may end at a write."""
-    store = death.around(SQLiteStore(path))
-    options: dict[str, Any] = {"name": "tests:paying", "checkpoint": store, "budget": Budget(usd=1)}
-    if is_async:
-        import asyncio
-
-        from openai import AsyncOpenAI
-
-        @loop(**options)
-        async def paying_async(n: int) -> int | Done[int, None]:
-            async with AsyncOpenAI(api_key=key, base_url=f"{url}/v1") as client:
-                for _ in range(2):
-                    await ask_async(track(client), "chat")
-            return Done(n + 1) if n else n + 1
-
-        asyncio.run(paying_async.run(0, run_id=key))
-    else:
-        from openai import OpenAI
-
-        @loop(**options)
-        def paying(n: int) -> int | Done[int, None]:
-            with OpenAI(api_key=key, base_url=f"{url}/v1") as client:
-                for _ in range(2):
-                    ask(track(client), "chat")
-            return Done(n + 1) if n else n + 1
-
-        paying.run(0, run_id=key)
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("work", [paying_sync, paying_async])
 @pytest.mark.parametrize("where", ["before", "after"])
 @pytest.mark.parametrize("number", range(1, WRITES + 3))
 def test_a_death_between_answer_and_commit_loses_no_charge(
-    script: Script, folder: Path, is_async: bool, where: Any, number: int
+    script: Script, folder: Path, work: Any, where: Any, number: int
 ) -> None:
     """Whatever the vendor has answered is charged, with what it cost or with what it might have, marked."""
     path, key = str(folder / f"{script.key}.db"), script.key
-    first = live(lambda: work(path, key, script.url, Death(where, number), is_async=is_async))
-    again = live(lambda: work(path, key, script.url, Death(), is_async=is_async))
+    first = live_apart(work, path, key, script.url, Death(where, number))
+    again = live_apart(work, path, key, script.url, Death())
     store = SQLiteStore(path)
     run, charges = store.get_run(key), store.charges(key)
     estimated = [charge for charge in charges if charge.estimated]

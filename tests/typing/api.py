@@ -14,8 +14,11 @@ from loomc_runner import (
     BestScore,
     Budget,
     BudgetExhausted,
+    BudgetNotice,
+    CurrentRun,
     Done,
     Escalate,
+    Judgement,
     LastGood,
     LoomcError,
     Loop,
@@ -29,6 +32,7 @@ from loomc_runner import (
     ask,
     call,
     circuit_breaker,
+    current_run,
     judge,
     loop,
     predicate,
@@ -216,6 +220,65 @@ async def use_inside(state: Draft) -> None:
     assert_type(await call(fetch, "x"), Report)
     assert_type(await bare_async.map([state]), list[Draft])
     assert_type(agent.answer("run", True, by="anna"), None)
+
+
+# The end of the money, and who judges.
+
+
+def tell(notice: BudgetNotice) -> None:
+    """Be told of what is used up."""
+    assert_type(notice.run_id, str)
+    assert_type(notice.limit, str)
+    assert_type(notice.percent, int)
+    assert_type(notice.used, float)
+    assert_type(notice.max_val, float)
+
+
+async def tell_later(notice: BudgetNotice) -> None:
+    """Be told of it, and take some time."""
+
+
+def verdict(state: Draft) -> Judgement:
+    """A judge that gives its reason."""
+    judgement = Judgement(len(state.text) > 10, "long enough")
+    assert_type(judgement.yes, bool)
+    assert_type(judgement.reason, str)
+    return judgement
+
+
+async def verdict_later(state: Draft) -> Judgement | str:
+    """A judge that is waited for, and answers as a model does."""
+    return verdict(state) if state.text else "No, it is empty"
+
+
+@loop(budget=Budget(usd=2, wrap_up=0.25), on_budget=tell, converge_on=judge(verdict, every=2, agree=2))
+def wraps_up(state: Draft) -> Draft | Done[Draft, Report]:
+    """End with a result when the money does."""
+    here = current_run()
+    assert_type(here, CurrentRun)
+    assert_type(here.run_id, str)
+    assert_type(here.step_n, int)
+    assert_type(here.wrap_up, bool)
+    assert_type(here.spent_usd, float)
+    assert_type(here.left_usd, float | None)
+    here.wrap_up = False  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    return Done(state, result=Report(state.text)) if here.wrap_up else state
+
+
+@loop(budget=Budget(usd=2, wrap_up=0.25), on_budget=[tell, tell_later], converge_on=judge(verdict_later))
+async def wraps_up_async(state: Draft) -> Draft:
+    """The same, where it is awaited."""
+    return state
+
+
+assert_type(wraps_up, Loop[Draft])
+assert_type(wraps_up_async, AsyncLoop[Draft])
+
+loop(on_budget=grade)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+loop(on_budget=0.8)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+Budget(usd=2, wrap_up="0.25")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+judge("is it good?")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+Judgement("no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # Methods.

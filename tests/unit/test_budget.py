@@ -40,6 +40,7 @@ BAD = {
     "tokens": [0, -5, 10.0, False, "1k"],
     "wall_clock": ["10x", "", "-5s", "0s", math.nan, 0, True, [], timedelta(0)],
     "strict": [1, "yes", None],
+    "wrap_up": [-1, math.nan, math.inf, "0.25", True, b"1", [1], 0, 0.0, 0.25],
 }
 
 
@@ -51,6 +52,14 @@ def test_a_limit_that_cannot_hold_is_refused_with_its_value(name: str, value: An
     assert str(caught.value).startswith(f"Budget({name}={value!r}): ")
 
 
+@pytest.mark.parametrize("wrap_up", [0, 0.0, 1, 1.0, 1.01, Decimal(1), math.nan, -0.25, False])
+def test_what_is_kept_to_wrap_up_is_a_part_of_the_dollars(wrap_up: Any) -> None:
+    """All of them would leave nothing for other steps, nothing would wrap up nothing; the message shows the value."""
+    with pytest.raises(SpecError) as caught:
+        Budget(usd=1, wrap_up=wrap_up)
+    assert str(caught.value).startswith(f"Budget(wrap_up={wrap_up!r}): ")
+
+
 GOOD = [
     Budget(),
     Budget(usd=2.00, iterations=15, wall_clock="10m"),
@@ -59,6 +68,9 @@ GOOD = [
     Budget(wall_clock="12d"),
     Budget(wall_clock="1s500ms"),
     Budget(usd=Decimal("0.10")),  # type: ignore[arg-type]
+    Budget(usd=2, wrap_up=0.25),
+    Budget(usd=Decimal("1.10"), wrap_up=Decimal("0.10"), strict=True),  # type: ignore[arg-type]
+    Budget(usd=LARGEST_USD, wrap_up=1e-9),
 ]
 
 
@@ -66,7 +78,7 @@ GOOD = [
 def test_a_budget_comes_back_from_json(budget: Budget) -> None:
     """What is stored of a budget gives the same limits again, to the microsecond and the nano-dollar."""
     stored = Budget(**json.loads(json.dumps(budget.to_json())))
-    names = ("nano_usd", "iterations", "wall_clock_seconds", "tokens", "step_usd", "strict")
+    names = ("nano_usd", "nano_kept", "iterations", "wall_clock_seconds", "tokens", "step_usd", "strict")
     assert [getattr(stored, name) for name in names] == [getattr(budget, name) for name in names]
 
 
@@ -89,6 +101,28 @@ def test_only_the_limits_that_are_set_are_stored() -> None:
 def test_a_newer_budget_changes_only_what_it_names(newer: Budget, expected: Budget) -> None:
     """On a resume the limits that are not named stay as they were, strictness too."""
     assert Budget(usd=1, iterations=5, strict=True).replaced_by(newer) == expected
+
+
+@pytest.mark.parametrize(
+    ("newer", "usd", "wrap_up"),
+    [
+        (Budget(iterations=5), 1, 0.25),
+        (Budget(usd=3), 3, 0.25),
+        (Budget(usd=3, wrap_up=0.5), 3, 0.5),
+        (Budget(usd=1, wrap_up=0.1), 1, 0.1),
+    ],
+    ids=str,
+)
+def test_what_is_kept_to_wrap_up_stays_until_it_is_named(newer: Budget, usd: float, wrap_up: float) -> None:
+    """A resume that raises the dollars keeps as many of them as before, unless it says how many."""
+    merged = Budget(usd=1, wrap_up=0.25).replaced_by(newer)
+    assert (merged.usd, merged.wrap_up) == (usd, wrap_up)
+
+
+def test_a_total_that_is_no_more_than_what_is_kept_is_refused() -> None:
+    """A resume cannot leave a budget in which all is kept to wrap up."""
+    with pytest.raises(SpecError, match=r"Budget\(wrap_up=0.25\): give a part of usd=0.25"):
+        Budget(usd=1, wrap_up=0.25).replaced_by(Budget(usd=0.25))
 
 
 def test_a_budget_cannot_be_changed() -> None:
@@ -306,3 +340,73 @@ def test_a_dollar_cap_and_its_strictness_hold_for_children(outer: Budget, capped
     """A child without a budget of its own is under the caps of the enclosing runs."""
     child = a_ledger(Budget(), parent=a_ledger(outer).open_step())
     assert (child.dollar_capped, child.strict) == (capped, strict)
+
+
+# --- what is kept to wrap up
+
+
+def spent(ledger: Ledger, usd: float) -> Ledger:
+    """The same ledger, after a step that has cost so much."""
+    step = ledger.open_step()
+    step.charge(to_nano(usd), 0)
+    step.settle()
+    ledger.steps += 1
+    return ledger
+
+
+def test_a_step_never_claims_what_is_kept_to_wrap_up() -> None:
+    """The cap of every other step is the whole less what is kept; what fits there to the nano-dollar may start."""
+    fits, does_not = (a_ledger(Budget(usd=1.00, wrap_up=0.25, step_usd=step_usd)) for step_usd in (0.75, 0.750000001))
+    assert fits.open_step().reserved == to_nano(0.75)
+    assert fits.wrap_step is None
+    assert does_not.open_step().reserved == to_nano(0.25)
+    assert does_not.wrap_step == 0
+
+
+@pytest.mark.parametrize(("usd", "reserved"), [(0.60, 0.25), (0.80, 0.20), (0.999999999, 0.000000001)])
+def test_the_step_that_wraps_up_reserves_what_is_kept_as_far_as_it_is_left(usd: float, reserved: float) -> None:
+    """Where others have spent some of it, the rest is reserved."""
+    ledger = spent(a_ledger(Budget(usd=1.00, wrap_up=0.25)), usd)
+    assert ledger.open_step().reserved == to_nano(reserved)
+    assert ledger.claimed == to_nano(min(usd + 0.25, 1))
+
+
+@pytest.mark.parametrize("usd", [1.00, 1.50])
+def test_where_nothing_is_left_there_is_no_wrapping_up(usd: float) -> None:
+    """A step that has spent the whole cap has spent what was kept, too."""
+    ledger = spent(a_ledger(Budget(usd=1.00, wrap_up=0.25)), usd)
+    assert refused(ledger.open_step) == ("usd", "r", usd, 1.0)
+    assert ledger.wrap_step is None
+
+
+def test_after_the_step_that_wraps_up_no_other_is_opened() -> None:
+    """It is the last one, though it has spent nothing; the reason says which one it was."""
+    ledger = spent(spent(a_ledger(Budget(usd=1.00, wrap_up=0.25)), 0.60), 0.0)
+    assert ledger.wrap_step == 1
+    with pytest.raises(BudgetExhausted, match=r"usd 0\.60 of 1\.00 \(wrapped up in step 1\)"):
+        ledger.open_step()
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        BudgetExhausted("iterations", 3, 3, run_id="r"),
+        BudgetExhausted("tokens", 3, 3, run_id="r"),
+        BudgetExhausted("wall_clock", 3, 3, run_id="r"),
+        BudgetExhausted("usd", 3, 3, run_id="parent"),
+        BudgetExhausted("usd", 3, 3),
+    ],
+    ids=lambda limit: f"{limit.limit} of {limit.run_id}",
+)
+def test_only_the_dollars_of_the_run_itself_begin_the_wrapping_up(limit: BudgetExhausted) -> None:
+    """What is kept buys no iterations, tokens or time, and nothing where an enclosing run has no more."""
+    ledger = a_ledger(Budget(usd=1.00, wrap_up=0.25))
+    assert not ledger.begin_wrap_up(limit, 1)
+    assert (ledger.wrap_step, ledger.cap) == (None, to_nano(0.75))
+
+
+def test_a_run_that_keeps_nothing_does_not_wrap_up() -> None:
+    """Without `wrap_up` the end is the end."""
+    ledger = spent(a_ledger(Budget(usd=1.00)), 0.60)
+    assert not ledger.begin_wrap_up(BudgetExhausted("usd", 1.2, 1, run_id="r"), 1)
+    assert refused(ledger.open_step)[2] == 1.2

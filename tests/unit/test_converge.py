@@ -222,15 +222,6 @@ def test_a_detector_of_partial_arguments_has_a_readable_name() -> None:
     assert reason(partial(lambda least, history: len(history) >= least, 1), history_of([1])) == "partial"
 
 
-def test_a_judge_sees_the_newest_state_unless_the_step_failed() -> None:
-    """A judge costs money: it is asked about a state, and not about one that a failed step left as it was."""
-    seen: list[Any] = []
-    detect = judge(seen.append)
-    for history in (history_of([]), history_of([0.1, None]), history_of([0.1, 0.2])):
-        assert reason(detect, history) is None
-    assert seen == [1]
-
-
 def test_the_first_reason_of_a_list_wins() -> None:
     """Any detector of a list may stop the loop; those after it are not asked any more."""
     asked: list[Any] = []

@@ -219,15 +219,6 @@ def test_prices_are_those_of_the_day() -> None:
     assert OPENAI.nano_usd(usage, datetime(2025, 6, 10, tzinfo=UTC)) == 2 * 10**9
 
 
-def test_a_model_can_be_checked_beforehand() -> None:
-    """`check` says before any request whether a price is known."""
-    OPENAI.check("gpt-5")
-    PriceList({"my-model": Price(1, 2)}).check("my-model")
-    PriceList(unknown=Price(0, 0), provider="openai").check("my-model")
-    with pytest.raises(CostError, match="my-model"):
-        OPENAI.check("my-model")
-
-
 @pytest.mark.parametrize(
     ("model", "window"),
     [("gpt-5", 400_000), ("text-embedding-3-small", 8192), ("my-model", None), ("ft:gpt-4o:us", None)],
