@@ -19,7 +19,7 @@ TEXTS = {
     "steps": ("error", "decision"),
     "attempts": ("error", "category"),
     "calls": ("name", "key", "result", "error", "category"),
-    "charges": ("label",),
+    "charges": ("label", "model"),
     "questions": ("prompt", "answer", "answered_by"),
 }
 """The texts that are stored of a run; ids, times and JSON that is decoded aside."""

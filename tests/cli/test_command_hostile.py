@@ -105,7 +105,7 @@ def fill(folder) -> None:
         for n in range(2):
             text = state.replace("markup", f"markup {n}")
             step = StepRecord(n, n - 1, float(n), 5, 1, NOW, 0.5, error=PAYLOAD + LONG if n else None, best_n=n)
-            charge = Charge(n, 5, 1, PAYLOAD, NOW)
+            charge = Charge(n, 5, 1, PAYLOAD, NOW, False, f"{n}", PAYLOAD + LONG, {PAYLOAD: 1})
             store.commit(lease, Transition(NOW, step=step, state=text, charges=(charge,), best_step=n))
         store.commit(lease, Transition(NOW, attempt=Attempt(2, 0, PAYLOAD + LONG, PAYLOAD, 0, NOW, 0.1)))
         call = Call(2, 0, PAYLOAD, PAYLOAD, CallStatus.FAILED, NOW, json.dumps(PAYLOAD), PAYLOAD, PAYLOAD)
