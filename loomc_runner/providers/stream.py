@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
+from loomc_runner import deadline
 from loomc_runner.providers.meter import Metered
 from loomc_runner.providers.usage import usage_of
 
@@ -31,8 +32,9 @@ class Reader:
 
     def along(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
         """What is passed on of a response that is read sync."""
+        source = iter(chunks)
         try:
-            for chunk in chunks:
+            while chunk := deadline.call(next, source, b"", deadline=None):  # a time limit may end the wait for it
                 if passed := self.passed_on(chunk):
                     yield passed
         except Exception:

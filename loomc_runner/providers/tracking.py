@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from loomc_runner import deadline
 from loomc_runner.context import current_scope
 from loomc_runner.errors import LoomcWarning, SpecError
 from loomc_runner.providers.meter import Metered, Terms, was_never_sent
@@ -123,10 +124,15 @@ def _copy(vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, *
 def _request(client: Any, vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     asked = _Asked.of(client, vendor, terms, args, kwargs)
     if asked is None:
-        return original(*args, **kwargs)
+        return _as_user_code(original, *args, **kwargs)
     with asked.metered() as call:
-        result = original(*args, **kwargs)
+        result = _as_user_code(original, *args, **kwargs)
     return asked.read(call, result)
+
+
+def _as_user_code(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Let the time limit of a step interrupt what the client does, as if nobody stood between it and the user."""
+    return deadline.call(functools.partial(fn, *args, **kwargs), deadline=None)
 
 
 async def _async_request(
@@ -160,7 +166,7 @@ def _count_sent() -> None:
 
 def _sleep(original: Callable[..., Any], **kwargs: Any) -> Any:
     with _between_tries(kwargs):
-        return original(**kwargs)
+        return _as_user_code(original, **kwargs)
 
 
 async def _sleep_async(original: Callable[..., Any], **kwargs: Any) -> Any:

@@ -320,6 +320,26 @@ def test_a_limit_of_the_output_is_a_whole_number(anthropic_client: Any, script: 
         track(anthropic_client(script), max_tokens=most)
 
 
+@pytest.mark.parametrize("way", ["plain", "stream"])
+def test_a_time_limit_ends_a_call(steps: Steps, script: Script, way: Way) -> None:
+    """What stands between the user and his client does not keep the clock from ending it; the call is charged."""
+    gate = Gate()
+    script.always(Reply(hold=gate, hold_after="usage" if way == "stream" else "request"))
+    client = track(steps.sdk.client(script, "messages", timeout=60))
+    result = steps.run(client, ("messages", way), budget=Budget(usd=1, wall_clock="0.4s"))
+    gate.open()
+    (charge,) = steps.charges(result)
+    assert (result.steps, charge.estimated, charge.nano_usd > 0) == (0, True, True)
+    assert (result.stop_reason or "").startswith("budget: wall_clock")
+
+
+def test_to_wait_for_a_quota_is_no_working_time(steps: Steps, script: Script) -> None:
+    """While the SDK waits to send a request again, as it was told to, the clock of the run stands still."""
+    script.next(Reply(status=429, headers={"retry-after-ms": "700"}))
+    result = steps.run(track(steps.sdk.client(script, "messages", max_retries=2)), ("messages", "plain"))
+    assert (result.steps, result.elapsed < 0.6, len(script.seen)) == (1, True, 2)
+
+
 def test_calls_under_way_hold_what_they_may_cost(openai_client: Any, script: Script) -> None:
     """While a request is under way what it may cost is on record, estimated; then what it has cost."""
     gate, store = Gate(), MemoryStore()
