@@ -10,7 +10,9 @@ examination of many files (each a child run), and a run of the tests. Before any
 approval, and this program may end: `loomc approve RUN --by YOU`, then --resume. What was done is not done again.
 
 Without a key nothing leaves this machine: a script chooses. With ANTHROPIC_API_KEY or OPENAI_API_KEY set, that model
-chooses, and its cost is counted; it sees what the actions find. A run that was killed goes on with `loomc resume RUN`.
+chooses, and sees what the actions find; each call is held to the budget before it is sent, and charged by its client.
+CODE_FIXER_MODEL names another model; CODE_FIXER_USD_PER_MTOK="in,out" its price, when it is in no list. A run that was
+killed goes on with `loomc resume RUN`.
 
 The tests are run with your rights: approve what you would run yourself.
 """

@@ -7,8 +7,10 @@
 
 Each iteration proposes one patch, runs the real tests in another process and keeps the patch when more of them pass.
 Without a key nothing leaves this machine: the patches come from a search over small changes of the syntax tree, led
-by the lines that the failing tests run. With ANTHROPIC_API_KEY or OPENAI_API_KEY set, that model is asked, and its
-cost is counted. A run that was killed goes on with `loomc resume RUN`.
+by the lines that the failing tests run. With ANTHROPIC_API_KEY or OPENAI_API_KEY set, that model is asked; each call is
+held to the budget before it is sent, and charged by its client. A run that was killed goes on with `loomc resume RUN`.
+
+CODE_FIXER_MODEL names another model; CODE_FIXER_USD_PER_MTOK="in,out" its price, when it is in no list.
 
 The code under repair, and every candidate for it, is run with your rights: use it on code you would run yourself.
 """
@@ -25,8 +27,8 @@ HERE = Path(__file__).resolve().parent
 # `loomc resume` imports this file by its path, from any folder: its neighbours must be found then too.
 sys.path.insert(0, str(HERE))
 
+from fixing import models
 from fixing.edits import unified_diff
-from fixing.models import ask_model, choose_proposer
 from fixing.search import Attempt, Proposer, begin, learn, promising, propose
 from fixing.trial import examine, observe, open_case, run_tests
 from loomc_runner import Budget, Done, LoomcError, Stream, loop, spend, target
@@ -49,11 +51,13 @@ def share_passing(attempt: Attempt) -> float:
 )
 def fix(attempt: Attempt) -> Attempt | Done[Attempt, None]:
     """Propose one patch, run the tests, and keep it when more of them pass."""
-    proposal = propose(attempt) if attempt.proposer == "search" else ask_model(attempt)
+    if attempt.proposer == "search":
+        proposal = propose(attempt)
+        spend(usd=0.0, label=proposal.label if proposal else "every patch was tried")  # a step says what it cost
+    else:
+        proposal = models.repair(attempt)  # its client says it
     if proposal is None:
-        spend(usd=0.0, label="every patch was tried")  # under a cap in dollars each step says what it cost
         return Done(attempt)
-    spend(usd=proposal.usd, tokens=proposal.tokens, label=proposal.label)
     trial = run_tests(attempt.case, proposal.code)
     adopt = promising(attempt, proposal, trial)
     if adopt:
@@ -164,7 +168,7 @@ def work(options: argparse.Namespace) -> list[Outcome]:
         raise ValueError("--out takes one repaired file: name one bug")
     if options.out and any(options.out.resolve() == path.resolve() for pair in pairs for path in pair):
         raise ValueError(f"--out {options.out} would overwrite what is repaired")
-    proposer: Proposer = "search" if options.offline else choose_proposer(os.environ)
+    proposer: Proposer = "search" if options.offline else models.choose_proposer(os.environ)
     return [repair(*pair, seed=options.seed, proposer=proposer, out=options.out) for pair in pairs]
 
 

@@ -89,6 +89,10 @@ class Settling(Protocol):
     def is_over(self) -> Callable[[], bool]:
         """Whether it has ended."""
 
+    @property
+    def meters(self) -> tuple[Meter, ...]:
+        """The durable calls it is made in."""
+
     def settle_as_assumed(self) -> None:
         """Record what the call is taken to have cost."""
 
@@ -145,10 +149,10 @@ class Scope:
             raise Leaving("the try that this belongs to has ended")
         return call
 
-    def charge(self, charge: Charge) -> None:
-        """Count a charge, here and for the calls it is made in."""
+    def charge(self, charge: Charge, meters: tuple[Meter, ...] | None = None) -> None:
+        """Count a charge, here and for the calls it is made in: those that this code runs in, unless they are named."""
         self.account.charge(charge.nano_usd, charge.tokens)
-        for meter in _meters.get():
+        for meter in _meters.get() if meters is None else meters:
             with self.lock:
                 meter.nano_usd += charge.nano_usd
 
@@ -237,6 +241,11 @@ def metered(run_id: str, call: Call, *, once: bool) -> Iterator[Meter]:
         _meters.reset(token)
 
 
+def enclosing_calls() -> tuple[Meter, ...]:
+    """The durable calls that this code runs in, of this run and of enclosing ones, outermost first."""
+    return _meters.get()
+
+
 def enclosing_call(run_id: str) -> Meter | None:
     """The durable call of this run that this code runs in, or None."""
     meters = _meters.get()
@@ -312,17 +321,24 @@ def spend(*, usd: float = 0.0, tokens: int = 0, label: str | None = None) -> Non
         raise CostError(f"tokens must be a whole number, zero or more, not {tokens!r}")
     scope = step_here(f"spend(usd={usd!r})")
     charge = Charge(scope.step_n, nano, tokens, label or scope.purpose, scope.clock.now())
-    try:
-        store_charge(scope, charge)
-    except StoreError:
-        scope.charge_later(charge)
-        raise
-    scope.charge(charge)
+    record_charge(scope, charge, lambda: scope.charge(charge))
     scope.account.ledger.check_limits()
 
 
+def record_charge(scope: Scope, charge: Charge, count: Callable[[], None]) -> None:
+    """Store a charge at once and count it; what cannot be stored now is stored with the next commit."""
+    try:
+        store_charge(scope, charge)
+    except StoreError:
+        with scope.lock:
+            scope.pending.append(charge)
+        raise
+    finally:
+        count()
+
+
 def store_charge(scope: Scope, charge: Charge) -> None:
-    """Store a charge at once, uncounted; with the next commit where an event loop would have to wait for the store."""
+    """Store a charge at once; with the next commit where an event loop would have to wait for the store."""
     change = Transition(charge.at, charges=(charge,), keep_in_flight=True)
     try:
         if in_event_loop():

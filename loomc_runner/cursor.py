@@ -23,7 +23,7 @@ S = TypeVar("S")
 class Verdict:
     """What follows from a step: `status` and `reason` of the run, and `next_n`, the step to go on from.
 
-    With a `delay` the step is tried again after so many seconds.
+    With a `delay` the step is tried again after so many seconds. With `wraps_up` the next try is one for wrapping up.
     """
 
     status: RunStatus = RunStatus.RUNNING
@@ -32,6 +32,7 @@ class Verdict:
     next_n: int | None = None
     error: BaseException | None = None
     delay: float | None = None
+    wraps_up: bool = False
 
 
 @dataclass(slots=True)

@@ -69,8 +69,8 @@ async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tup
             return step, await _decide(cursor, scope, outcome, step)
         except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
             if limit := limit_in(error, cursor.ledger):
-                if cursor.ledger.begin_wrap_up(limit, cursor.step_n + 1):
-                    return step, Verdict(next_n=step.step_n)
+                if cursor.ledger.can_wrap_up(limit):
+                    return step, Verdict(next_n=step.step_n, wraps_up=True)
                 return step, exhausted(cursor.lease.run_id, limit)
             failure = error
             outcome.torn = None if isinstance(error, Exception) else error
@@ -95,8 +95,8 @@ def _delay(cursor: Cursor[S], outcome: Outcome[S]) -> float | None:
 async def _without_state(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
     """A step that failed is tried again, or committed if a strategy says where to go on, else the run has failed."""
     if outcome.exhausted is not None:
-        if cursor.ledger.begin_wrap_up(outcome.exhausted, cursor.step_n):
-            return None, Verdict(delay=0.0)  # the step again, at once, with what was kept
+        if cursor.ledger.can_wrap_up(outcome.exhausted):
+            return None, Verdict(delay=0.0, wraps_up=True)  # the step again, at once, with what was kept
         return None, exhausted(cursor.lease.run_id, outcome.exhausted)
     if (delay := _delay(cursor, outcome)) is not None:
         return None, Verdict(delay=delay)
@@ -116,11 +116,13 @@ async def _without_state(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -
 
 async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S]) -> Verdict:
     """What follows from a good step: stop, go back, change something, or simply go on."""
-    spec, history = cursor.spec, cursor.history
-    if outcome.done is not None and (outcome.exhausted is None or _wraps_up_next(cursor, outcome.exhausted)):
+    spec, history, limit = cursor.spec, cursor.history, outcome.exhausted
+    if outcome.done is not None and (limit is None or cursor.ledger.can_wrap_up(limit)):
         how = " (wrapped up)" if cursor.ledger.wrap_step == cursor.step_n else ""
         return Verdict(RunStatus.COMPLETED, f"done: the step said so{how}", "stop")
-    reason = None if _wraps_up_next(cursor, outcome.exhausted) else await _reason(cursor, scope)
+    reason, wraps_up = None, _wraps_up(cursor, limit)
+    if spec.detectors and not wraps_up:
+        reason, wraps_up = await _asked(cursor, scope)
     if reason is not None:
         return Verdict(RunStatus.COMPLETED, f"converged: {reason}", "stop")
     if spec.on_stall is not None and spec.on_stall(history):
@@ -128,38 +130,31 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
             error = StallError(spec.on_stall.after)
             return Verdict(RunStatus.STALLED, f"stalled: {error}", "stalled", error=error)
         target = chosen(spec.strategies, history)
-        return Verdict(decision="escalate", next_n=step.step_n if target is None else target)
-    return _go_on(cursor, step)
+        next_n = step.step_n if target is None else target
+        return Verdict(decision="escalate", next_n=next_n, wraps_up=wraps_up)
+    target = chosen(spec.strategies, history)
+    if target is None:
+        return Verdict(next_n=step.step_n, wraps_up=wraps_up)
+    return Verdict(decision=f"restore {target}", next_n=target, wraps_up=wraps_up)
 
 
-async def _reason(cursor: Cursor[Any], scope: Scope) -> str | None:
-    """Why a detector stops the run, or None; also None when one has run into the cap, and the next step wraps up.
+async def _asked(cursor: Cursor[Any], scope: Scope) -> tuple[str | None, bool]:
+    """Why a detector stops the run, or None; and whether the next step wraps up, since one has run into the cap.
 
     Raises:
         BudgetExhausted: When it has run into a cap, and nothing is kept for that.
     """
-    if not cursor.spec.detectors:
-        return None
     scope.purpose = "judge"
     try:
         asking = first_reason(cursor.spec.detectors, cursor.history)
-        return await asking if cursor.spec.is_async else finish(asking)
+        return await asking if cursor.spec.is_async else finish(asking), False
     except Exception as error:
         if (limit := limit_in(error, cursor.ledger)) is None:
             raise
-        _wraps_up_next(cursor, limit)
-        return None
+        return None, _wraps_up(cursor, limit)
 
 
-def _go_on(cursor: Cursor[S], step: StepRecord[S]) -> Verdict:
-    """Go on from the newest step, or from the one that a strategy goes back to."""
-    target = chosen(cursor.spec.strategies, cursor.history)
-    if target is None:
-        return Verdict(next_n=step.step_n)
-    return Verdict(decision=f"restore {target}", next_n=target)
-
-
-def _wraps_up_next(cursor: Cursor[Any], limit: BudgetExhausted | None) -> bool:
+def _wraps_up(cursor: Cursor[Any], limit: BudgetExhausted | None) -> bool:
     """Whether the next step is one for wrapping up, since a limit was met in this one, or crossed by a charge.
 
     Raises:
@@ -170,7 +165,7 @@ def _wraps_up_next(cursor: Cursor[Any], limit: BudgetExhausted | None) -> bool:
             raise limit
         cursor.ledger.check_claims()
     except BudgetExhausted as error:
-        if not cursor.ledger.begin_wrap_up(error, cursor.step_n + 1):
+        if not cursor.ledger.can_wrap_up(error):
             raise
         return True
     return False

@@ -150,6 +150,8 @@ async def _commit(
     cursor.account = None
     if step is not None:
         ledger.steps += 1
+    if verdict.wraps_up:
+        ledger.wrap_up()
     if verdict.status is RunStatus.RUNNING and verdict.delay is None:
         try:
             cursor.account = ledger.open_step()
@@ -166,7 +168,7 @@ async def _commit(
     control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     del scope.pending[: len(pending)]
     cursor.worked, cursor.record, cursor.unstored = cursor.worked + change.worked, step, None
-    failed = verdict.delay is not None and outcome.exhausted is None  # a try that was refused is none of the tries
+    failed = verdict.delay is not None and not verdict.wraps_up  # a try that was refused is none of the tries
     cursor.tried, cursor.delay = cursor.tried + 1 if failed else 0, verdict.delay
     cursor.journal = None if verdict.delay is None else scope.journal
     cursor.notes = change.notes or cursor.notes

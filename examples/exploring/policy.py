@@ -8,9 +8,16 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 from exploring.tools import Hit, Outcome
-from fixing.models import LONGEST_PROMPT, consult
+from fixing.models import chosen_model
 from fixing.search import Proposer
-from loomc_runner import Approval, Retry, spend, tool
+from fixing.vendors import ask_model
+from loomc_runner import Approval
+
+MOST_SEEN = 100_000
+"""Characters of what was seen that a model is shown."""
+
+MOST_TOKENS = 4_000
+"""Tokens of an answer, the model's thinking included."""
 
 
 class Search(BaseModel):
@@ -127,26 +134,19 @@ What you have done and observed so far:
 """
 
 
-@tool(retry=Retry(attempts=3))
-def ask_model(model: Proposer, prompt: str) -> str:
-    """Ask for the next action; what the answer cost is on record before the answer is."""
-    reply = consult(model, prompt)
-    spend(usd=reply.usd, tokens=reply.tokens, label=reply.model)
-    return reply.text
-
-
 def follow_model(state: Exploration) -> Action:
     """Let a model choose among the same actions.
 
     Raises:
         ValidationError: Its answer is none of them.
+        BudgetExhausted: What the answer may cost does not fit what is left; nothing was sent then.
     """
-    seen = "\n".join(seen.model_dump_json(exclude_defaults=True) for seen in state.seen)[: LONGEST_PROMPT // 2]
+    seen = "\n".join(seen.model_dump_json(exclude_defaults=True) for seen in state.seen)[:MOST_SEEN]
     schema = ACTIONS.json_schema()
     prompt = PROMPT.format(
         symbol=state.symbol, root=state.root, tests=state.tests, schema=schema, seen=seen or "nothing"
     )
-    answer = ask_model(state.policy, prompt)
+    answer = ask_model(chosen_model(state.policy), prompt, MOST_TOKENS).text
     return ACTIONS.validate_json(answer[answer.find("{") : answer.rfind("}") + 1])
 
 

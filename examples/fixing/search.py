@@ -51,14 +51,12 @@ class Attempt(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class Proposal:
-    """One changed version of a front's code, and what it cost to get it."""
+    """One changed version of a front's code."""
 
     code: str
     front: int  # which front it changes
     cursor: int  # where the search goes on in that front
     label: str
-    usd: float = 0.0
-    tokens: int = 0
 
 
 def begin(case: Case, code: str, trial: Trial, *, seed: int, proposer: Proposer) -> Attempt:

@@ -24,6 +24,7 @@ from loomc_runner.context import (
     write_async,
 )
 from loomc_runner.errors import BudgetExhausted, CallError, SpecError, StateError, in_words
+from loomc_runner.holds import settle_all
 from loomc_runner.questions import answer_to
 from loomc_runner.records import Call, CallStatus
 from loomc_runner.retry import category_of, parts_of_error
@@ -132,6 +133,7 @@ class Made:
                 with around(run_id, entry.step_n, entry.seq):
                     value = await self._within_its_time()
                 text = self._as_text(value)
+                settle_all(self.scope, within=meter)
             except Exception as caught:
                 if self._is_cut_off(caught):  # in the middle: what it has done is not known, but what it has cost
                     await self._put(dataclasses.replace(entry, nano_usd=meter.nano_usd))
@@ -169,9 +171,14 @@ class Made:
             raise TimeoutError(f"{self.shown} took longer than {_in_words(limit)}") from None
 
     def _is_cut_off(self, error: Exception) -> bool:
-        """Whether a limit of this run or an enclosing one ended it; that of a child is an ordinary error."""
+        """Whether a limit of this run or an enclosing one ended it in the middle; that of a child is an ordinary error.
+
+        So is a paid call that did not fit and was not made, unless this must not run twice: what it did before that is
+        not known.
+        """
         runs = {ledger.run_id for ledger in self.scope.account.ledger.lineage}
-        return any(isinstance(part, BudgetExhausted) and part.run_id in runs for part in parts_of_error(error))
+        parts = [part for part in parts_of_error(error) if isinstance(part, BudgetExhausted) and part.run_id in runs]
+        return any(part.would_cost_usd is None or self.spec.once for part in parts)
 
     def _replayed(self, known: Call) -> Any:
         self.scope.account.priced |= known.nano_usd > 0  # its cost was recorded in an earlier try

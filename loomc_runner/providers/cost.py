@@ -28,7 +28,7 @@ def cost_of(
     Args:
         response: An object of the `anthropic` or `openai` SDK, an answer of LiteLLM or LangChain, or a plain dict of
             the same JSON.
-        model: The model to price it as. Name it when the answer does not, or calls it by another name than `prices`.
+        model: The model that was asked. Name it when the answer does not, or calls it by another name than `prices`.
         prices: Prices of your own by the name of the model. They come before those of `genai-prices`.
         unknown_price: The price of models that no price is known for, which are an error otherwise.
 
@@ -42,4 +42,5 @@ def cost_of(
             ' last answer, and for Chat Completions ask with stream_options={"include_usage": True}'
         )
     listed = PriceList(prices or {}, unknown_price)
-    return listed.nano_usd(usage if model is None else replace(usage, model=model), datetime.now(UTC)) / NANO
+    priced_as = replace(usage, model=listed.name_for(model, usage.model))
+    return listed.nano_usd(priced_as, datetime.now(UTC)) / NANO

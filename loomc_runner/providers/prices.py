@@ -129,6 +129,16 @@ class PriceList:
             raise CostError(f"a cost of ${usd:.3g} for {usage!r} cannot be")
         return int((usd * NANO).to_integral_value(ROUND_HALF_UP))
 
+    def name_for(self, asked: str | None, answered: str | None) -> str | None:
+        """The name by which an answer is priced: as it was asked for, where that has a price of one's own.
+
+        Else as it was answered, which tells the version; as it was asked for when no price is known for that.
+        """
+        if answered is None or (asked is not None and self._own(asked) is not None):
+            return asked or answered
+        is_known = self._own(answered) is not None or self._found(answered) is not None
+        return answered if is_known or asked is None else asked
+
     def context_window(self, model: str) -> int | None:
         """How many tokens of input the model takes, or None when that is not known."""
         found = self._found(model)

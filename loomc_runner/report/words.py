@@ -49,7 +49,8 @@ def score_words(score: float | None, scores: Sequence[float] = ()) -> str:
     if score is None or len(scores) < 2:
         return "" if score is None else f"{score:.6g}"
     deviation = math.hypot(*(each - score for each in scores)) / math.sqrt(len(scores) - 1)
-    return f"{score:.6g} ±{deviation:.2g} ({len(scores)})"
+    decimals = 2 if not deviation else min(max(1 - math.floor(math.log10(deviation)), 0), 12)
+    return f"{score:.{decimals}f} ±{deviation:.2g} ({len(scores)})"
 
 
 def counted(number: int, name: str) -> str:

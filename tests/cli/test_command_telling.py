@@ -54,8 +54,8 @@ def test_explain_tells_of_questions_and_retries(here, begin, tmp_path):
 
 
 KEYS = {
-    *("run", "reason", "limits", "best", "spent_usd", "spent_on", "sources", "estimated_usd", "retried", "left"),
-    *("restores", "escalations", "absorbed", "breakers", "questions", "children", "findings", "go_on"),
+    *("run", "reason", "limits", "best", "spent_usd", "spent_on", "sources", "models", "estimated_usd", "retried"),
+    *("left", "restores", "escalations", "absorbed", "breakers", "questions", "children", "findings", "go_on"),
 }
 
 

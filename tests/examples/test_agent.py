@@ -14,9 +14,9 @@ from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
-from test_code_fixer_models import Server, server  # noqa: F401 - a fixture
 
 from exploring.tools import python_files, users_in
+from vendor import Reply, Script
 
 ROOT = Path(__file__).parents[2]
 AGENT = [sys.executable, str(ROOT / "examples" / "agent.py")]
@@ -279,13 +279,8 @@ def test_a_killed_run_is_finished_by_loomc_resume(death: str, repository: Reposi
 
 
 @pytest.mark.slow
-def test_a_model_chooses_and_is_not_asked_twice(
-    repository: Repository,
-    server: type[Server],  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_model_chooses_and_is_not_asked_twice(repository: Repository, script: Script) -> None:
     """It is told what is not possible, its cost is counted, and a killed step does not ask and pay again."""
-    pytest.importorskip("anthropic")
     tests = [str(repository.root / name) for name in ("tests/test_cart.py", "tests/test_pricing.py")]
     sources = [str(repository.root / name) for name in ("shop/pricing.py", "shop/cart.py")]
     actions = [
@@ -298,9 +293,8 @@ def test_a_model_chooses_and_is_not_asked_twice(
         {"do": "finish"},
     ]
     texts = ["I cannot choose.", *(f"Next:\n```json\n{json.dumps(action)}\n```" for action in actions)]
-    monkeypatch.setattr(server, "texts", iter(texts))
-    environment = {name: os.environ[name] for name in ("ANTHROPIC_BASE_URL", "ANTHROPIC_API_KEY")}
-    environment["CODE_FIXER_USD_PER_MTOK"] = "2.00,10.00"
+    script.next(*(Reply(text=text, usage={"input_tokens": 1000, "output_tokens": 300}) for text in texts))
+    environment = {"ANTHROPIC_BASE_URL": script.url, "ANTHROPIC_API_KEY": script.key}
     (repository.root / "hold_2").touch()
     run_id = repository.kill_when(lambda repository: len(repository.ran()) == 2, **environment)
     repository.release()
@@ -310,7 +304,7 @@ def test_a_model_chooses_and_is_not_asked_twice(
     assert (result["steps"], result["cost_usd"]) == (8, pytest.approx(8 * 0.005))
     assert report_in(repository.run(AGENT, "--resume", run_id, **environment).stdout) == PASSED
     assert Counter(repository.ran()) == {"test_cart.py": 1, "test_pricing.py": 2}
-    prompts = [request["messages"][0]["content"] for request in server.asked]
+    prompts = [seen.body["messages"][0]["content"] for seen in script.seen]
     assert len(prompts) == len(texts)
     for said in ("that is not possible", "/etc/passwd is neither below", "give test files below", "Cart.total"):
         assert said in prompts[-1]

@@ -1,83 +1,70 @@
 """The code fixer's models: what is asked, what is charged, and the real SDKs against a server on this machine."""
 
-import json
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import repeat
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
 import code_fixer
-from fixing.models import Answer, ask_model, choose_proposer, extract_code, model_of, prices_of, prompt_for
+from fixing.models import choose_proposer, extract_code, prompt_for
 from fixing.search import Attempt, Proposal, Proposer, begin, learn
 from fixing.trial import Case, Trial, examine, open_case
+from fixing.vendors import KEYS, Model, model_of
+from loomc_runner import Budget, Price
+from vendor import Reply, Script
 
+GCD = code_fixer.BUGS / "gcd" / "gcd.py"
+FIXED = GCD.read_text(encoding="utf-8").replace("gcd(a % b, b)", "gcd(b, a % b)")
 ANSWER = "It must not be negative:\n```python\ndef one():\n    return 1\n```\n"
-USAGE = {
-    "anthropic": {"input_tokens": 1000, "output_tokens": 200, "cache_creation_input_tokens": 400},
-    "openai": {
-        "prompt_tokens": 1400,
-        "completion_tokens": 200,
-        "total_tokens": 1600,
-        "prompt_tokens_details": {"cache_write_tokens": 400},
-    },
+RIGHT = f"```python\n{FIXED}```\n"
+
+
+class Paid(NamedTuple):
+    """A vendor's default model, what its answers report, and what one of them costs."""
+
+    name: str
+    usage: dict[str, Any]
+    usd: float
+
+
+PAID: dict[Proposer, Paid] = {
+    "anthropic": Paid(
+        "claude-sonnet-5-5",
+        {
+            "input_tokens": 1000,
+            "cache_creation_input_tokens": 400,
+            "cache_creation": {"ephemeral_5m_input_tokens": 400, "ephemeral_1h_input_tokens": 0},
+            "output_tokens": 200,
+        },
+        (1000 * 2.00 + 400 * 2.50 + 200 * 10.00) / 1e6,
+    ),
+    "openai": Paid(
+        "gpt-6.1-terra",
+        {"prompt_tokens": 1400, "completion_tokens": 200, "total_tokens": 1600},
+        (1400 * 1.00 + 200 * 5.00) / 1e6,
+    ),
 }
 
 
-class Server(BaseHTTPRequestHandler):
-    """Answers as both providers do, and remembers what was asked."""
-
-    asked: ClassVar[list[dict[str, Any]]] = []
-    texts: ClassVar[Iterator[str]] = iter(())
-    usage: ClassVar[dict[str, Any]] = USAGE
-
-    def do_POST(self) -> None:
-        """Answer a request by its path."""
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.asked.append(request)
-        if self.path.endswith("/messages"):
-            thought = {"type": "thinking", "thinking": "```python\nnot this\n```\n" + "x\n" * 99, "signature": ""}
-            content = [thought, {"type": "text", "text": next(self.texts)}]
-            body: dict[str, Any] = {"id": "m", "type": "message", "role": "assistant", "content": content}
-            body |= {"model": request["model"], "stop_reason": "end_turn", "usage": self.usage["anthropic"]}
-        else:
-            message = {"role": "assistant", "content": next(self.texts)}
-            body = {"id": "c", "object": "chat.completion", "created": 0, "model": request["model"]}
-            body |= {"choices": [{"index": 0, "finish_reason": "stop", "message": message}]}
-            body |= {"usage": self.usage["openai"]}
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(json.dumps(body).encode())
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
+@pytest.fixture(params=["anthropic", "openai"])
+def proposer(request: pytest.FixtureRequest, script: Script, monkeypatch: pytest.MonkeyPatch) -> Proposer:
+    """Each vendor, asked on the local server."""
+    for name in ("CODE_FIXER_MODEL", "CODE_FIXER_USD_PER_MTOK"):
+        monkeypatch.delenv(name, raising=False)
+    vendor = request.param.upper()
+    monkeypatch.setenv(f"{vendor}_API_KEY", script.key)
+    monkeypatch.setenv(f"{vendor}_BASE_URL", script.url if vendor == "ANTHROPIC" else f"{script.url}/v1")
+    proposer: Proposer = request.param
+    return proposer
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Server]]:
-    """A server that both SDKs are pointed at."""
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    thread = threading.Thread(target=http.serve_forever)
-    thread.start()
-    base = f"http://127.0.0.1:{http.server_port}"
-    for name, value in {
-        "ANTHROPIC_BASE_URL": base,
-        "OPENAI_BASE_URL": f"{base}/v1",
-        "ANTHROPIC_API_KEY": "k",
-        "OPENAI_API_KEY": "k",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("CODE_FIXER_MODEL", raising=False)
-    monkeypatch.setattr(Server, "asked", [])
-    monkeypatch.setattr(Server, "texts", repeat(ANSWER))
-    yield Server
-    http.shutdown()
-    thread.join()
-    http.server_close()
+def broken(proposer: Proposer) -> Attempt:
+    """A repair of a shipped bug that has just begun."""
+    case, code = open_case(GCD, GCD.with_name("test_gcd.py"))
+    case, trial = examine(case, code)
+    return begin(case, code, trial, seed=0, proposer=proposer)
 
 
 def attempt_of(proposer: Proposer, code: str = "def one():\n    return -1\n") -> Attempt:
@@ -87,56 +74,71 @@ def attempt_of(proposer: Proposer, code: str = "def one():\n    return -1\n") ->
     return begin(case, code, trial, seed=0, proposer=proposer)
 
 
-@pytest.mark.parametrize("proposer", ["anthropic", "openai"])
-def test_a_model_is_asked_and_its_price_is_known(
-    proposer: Proposer, server: type[Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The real SDK sends the prompt; the answer's code, tokens and cost come back, cache writes included."""
-    pytest.importorskip(proposer)
-    monkeypatch.setenv("CODE_FIXER_USD_PER_MTOK", "2.00,10.00")
-    attempt = attempt_of(proposer)
-    proposal = ask_model(attempt)
-    assert proposal.code == "def one():\n    return 1\n"
-    assert proposal.tokens == 1600
-    assert proposal.usd == pytest.approx((1000 * 2 + 400 * 2.5 + 200 * 10) / 1e6)
-    assert proposal.label == server.asked[0]["model"] == model_of(proposer, {})
-    assert server.asked[0]["messages"][0]["content"] == prompt_for(attempt)
-
-
-def test_an_answer_without_usage_is_an_error(server: type[Server], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What cannot be priced is not taken for free."""
-    pytest.importorskip("openai")
-    monkeypatch.setattr(server, "usage", {"openai": None})
-    with pytest.raises(RuntimeError, match="cost is not known"):
-        ask_model(attempt_of("openai"))
-
-
-@pytest.mark.parametrize("proposer", ["anthropic", "openai"])
-def test_a_run_with_a_model_counts_what_it_costs(
-    proposer: Proposer, server: type[Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The loop's ledger holds the price of every answer, also of one that did not help."""
-    pytest.importorskip(proposer)
-    monkeypatch.setenv("CODE_FIXER_USD_PER_MTOK", "2.00,10.00")
-    source = code_fixer.BUGS / "gcd" / "gcd.py"
-    case, code = open_case(source, source.with_name("test_gcd.py"))
-    case, trial = examine(case, code)
-    attempt = begin(case, code, trial, seed=0, proposer=proposer)
-    fixed = f"```python\n{code.replace('gcd(a % b, b)', 'gcd(b, a % b)')}```\n"
-    monkeypatch.setattr(server, "texts", iter([ANSWER, fixed]))
-    result = code_fixer.fix.with_options(checkpoint="memory").run(attempt)
+def test_a_run_with_a_model_is_charged_what_it_costs(proposer: Proposer, broken: Attempt, script: Script) -> None:
+    """The real SDK sends the prompt, and each answer is charged with its model, also one that did not help."""
+    paid = PAID[proposer]
+    script.next(*(Reply(text=text, usage=paid.usage) for text in (ANSWER, RIGHT)))
+    result = code_fixer.fix.with_options(checkpoint="memory").run(broken)
     assert (result.status, result.best_score, result.steps) == ("completed", 1, 2)
-    assert result.tokens == 3200
-    assert result.cost_usd == pytest.approx(2 * 0.005)
-    assert "+def one():" in server.asked[1]["messages"][0]["content"]
+    assert result.state.best.code == FIXED
+    assert result.state.tried == f"{paid.name}, 1.00"
+    assert result.tokens == 2 * 1600
+    assert result.cost_usd == pytest.approx(2 * paid.usd)
+    assert [seen.body["model"] for seen in script.seen] == [paid.name] * 2
+    first, second = (seen.body["messages"][0]["content"] for seen in script.seen)
+    assert first == prompt_for(broken)
+    assert "+def one():" in second
 
 
-@pytest.mark.parametrize("proposer", ["anthropic", "openai"])
-def test_a_key_without_its_package_is_an_error(proposer: Proposer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_cost_too_much_is_not_asked(proposer: Proposer, broken: Attempt, script: Script) -> None:
+    """The second request does not fit what is left: it is not sent, and the run ends with the best code so far."""
+    paid = PAID[proposer]
+    script.always(Reply(text=ANSWER, usage=paid.usage))
+    usd = {"anthropic": 0.17, "openai": 0.085}[proposer]  # 16,000 tokens of an answer, and the prompt
+    fix = code_fixer.fix.with_options(checkpoint="memory", budget=Budget(usd=usd))
+    result = fix.run(broken)
+    assert (result.status, result.steps, len(script.seen)) == ("budget_exhausted", 1, 1)
+    assert f"{paid.name} was not asked: it may cost $" in (result.stop_reason or "")
+    assert result.cost_usd == pytest.approx(paid.usd)
+    assert result.state.best == broken.best
+
+
+def test_a_model_of_your_own_costs_what_you_say(
+    proposer: Proposer, broken: Attempt, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that is in no list is charged by the price that is given; without one it is not asked."""
+    monkeypatch.setenv("CODE_FIXER_MODEL", "mine")
+    with pytest.raises(ValueError, match="price of mine is not known: set CODE_FIXER_USD_PER_MTOK"):
+        code_fixer.fix.with_options(checkpoint="memory").run(broken)
+    assert script.seen == []
+    monkeypatch.setenv("CODE_FIXER_USD_PER_MTOK", "0.5, 4")
+    script.next(Reply(text=RIGHT, usage=PAID[proposer].usage))
+    result = code_fixer.fix.with_options(checkpoint="memory").run(broken)
+    assert (result.status, script.seen[0].body["model"]) == ("completed", "mine")
+    assert result.cost_usd == pytest.approx((1400 * 0.5 + 200 * 4) / 1e6)
+
+
+def test_a_model_that_was_paid_is_not_asked_again(
+    proposer: Proposer, broken: Attempt, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a step fails after the answer, the run goes on with it, and it costs once."""
+    monkeypatch.chdir(tmp_path)
+    script.next(Reply(text=RIGHT, usage=PAID[proposer].usage))
+    with monkeypatch.context() as without_room:
+        without_room.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+        with pytest.raises(FileNotFoundError):
+            code_fixer.fix.run(broken, run_id="fix")
+    result = code_fixer.fix.run(broken, run_id="fix")
+    assert (result.status, len(script.seen)) == ("completed", 1)
+    assert result.cost_usd == pytest.approx(PAID[proposer].usd)
+
+
+@pytest.mark.parametrize("vendor", KEYS)
+def test_a_key_without_its_package_is_an_error(vendor: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is one line and says what to install."""
-    monkeypatch.setitem(sys.modules, proposer, None)
-    with pytest.raises(RuntimeError, match=f"_API_KEY is set but .*: pip install {proposer}$"):
-        choose_proposer({f"{proposer.upper()}_API_KEY": "k"})
+    monkeypatch.setitem(sys.modules, vendor, None)
+    with pytest.raises(RuntimeError, match=f"_API_KEY is set but .*: pip install {vendor}$"):
+        choose_proposer({f"{vendor.upper()}_API_KEY": "k"})
 
 
 def test_without_a_key_the_search_proposes() -> None:
@@ -144,29 +146,23 @@ def test_without_a_key_the_search_proposes() -> None:
     assert choose_proposer({"ANTHROPIC_API_KEY": ""}) == "search"
 
 
-def test_an_unknown_price_is_an_error() -> None:
-    """A model that is not in the table needs its price, which then holds."""
-    with pytest.raises(ValueError, match="price of new-model is not known: set CODE_FIXER_USD_PER_MTOK"):
-        prices_of("new-model", {})
-    assert prices_of("new-model", {"CODE_FIXER_USD_PER_MTOK": "0.5, 4"}) == (0.5, 4.0)
+def test_a_key_alone_is_enough() -> None:
+    """The first model there is a key for is asked; the default models are in the list of prices."""
+    assert choose_proposer({"OPENAI_API_KEY": "k"}) == "openai"
+    assert choose_proposer({"OPENAI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}) == "anthropic"
 
 
-@pytest.mark.parametrize("text", ["3", "a,b", "-1,2", "nan,1", "1,2,3"])
+def test_a_price_is_two_numbers() -> None:
+    """Dollars for a million tokens, in and out."""
+    given = {"CODE_FIXER_MODEL": "mine", "CODE_FIXER_USD_PER_MTOK": "0.5, 4"}
+    assert model_of("openai", given, "CODE_FIXER") == Model("openai", "mine", Price(0.5, 4.0))
+
+
+@pytest.mark.parametrize("text", ["3", "a,b", "-1,2", "nan,1", "inf,1", "1,2,3"])
 def test_a_price_that_is_none_is_refused(text: str) -> None:
-    """A price is two plain numbers: nothing else could be charged."""
+    """Nothing else could be charged."""
     with pytest.raises(ValueError, match="write the prices as"):
-        prices_of("claude-sonnet-5-5", {"CODE_FIXER_USD_PER_MTOK": text})
-
-
-def test_the_default_models_have_prices() -> None:
-    """Whoever sets only a key is charged by the table."""
-    assert all(prices_of(model_of(proposer, {}), {}) > (0, 0) for proposer in ("anthropic", "openai"))
-
-
-def test_cost_counts_every_token() -> None:
-    """A million tokens in and out cost what the table says, and writing the cache a quarter more."""
-    assert Answer("", 1_000_000, 0, 1_000_000).usd((2.0, 10.0)) == 12.0
-    assert Answer("", 0, 1_000_000, 0).usd((2.0, 10.0)) == 2.5
+        choose_proposer({"OPENAI_API_KEY": "k", "CODE_FIXER_USD_PER_MTOK": text})
 
 
 @pytest.mark.parametrize(
@@ -193,9 +189,3 @@ def test_the_prompt_tells_what_fails_and_what_did_not_help() -> None:
     rejected = Proposal("def one():\n    return 0\n", 0, 0, "model")
     attempt = learn(attempt, rejected, Trial(2, {"a": "failed", "b": "passed"}), adopt=False)
     assert "+    return 0" in prompt_for(attempt)
-
-
-def test_a_prompt_beyond_the_known_prices_is_refused() -> None:
-    """Long prompts cost more than the table says, so they are not sent."""
-    with pytest.raises(ValueError, match="too long"):
-        prompt_for(attempt_of("openai", code="#" * 300_000))

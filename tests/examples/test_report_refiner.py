@@ -5,11 +5,9 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import pytest
 
@@ -20,7 +18,7 @@ from refining.meaning import choose_embeddings, embed
 from refining.models import choose_writer, unwrapped
 from refining.prose import blocks_of, joined, laid_out, sentences_of
 from refining.rules import RULES, rewrite
-from vendor import Gate, Reply, Script, Vendor
+from vendor import Gate, Reply, Script
 
 ROOT = Path(__file__).parents[2]
 REPORTS = ROOT / "examples" / "reports"
@@ -204,22 +202,6 @@ def test_a_mistake_is_told_in_one_line(mistake: str, refiner: Refiner) -> None:
     assert mistake == "no run" or not Path(".loomc").exists()
 
 
-@pytest.fixture(scope="module")
-def vendor() -> Iterator[Vendor]:
-    """A server that both SDKs are pointed at."""
-    with Vendor() as vendor:
-        yield vendor
-
-
-@pytest.fixture
-def script(vendor: Vendor) -> Iterator[Script]:
-    """What the model says in this test."""
-    script = vendor.script(f"key-{uuid4().hex}")
-    yield script
-    script.close()
-    assert vendor.failures == []
-
-
 class Model(NamedTuple):
     """A vendor's model behind the example, and what it costs in dollars for a million tokens."""
 
@@ -385,6 +367,19 @@ def test_a_model_that_was_paid_is_not_asked_again(model: Model, refiner: Refiner
     assert spent - assumed == pytest.approx((model.usd() + model.usd(700, 30)) * 1e9)
     assert assumed > model.usd(700, 30) * 1e9
     assert refiner.rows("select sum(estimated), count(*) from charges") == [(1, 3)]
+
+
+def test_a_model_of_your_own_costs_what_you_say(
+    model: Model, refiner: Refiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who names a model and its price is charged by it, for the rewrite and for the judge."""
+    monkeypatch.setenv("REPORT_REFINER_MODEL", "mine")
+    monkeypatch.setenv("REPORT_REFINER_USD_PER_MTOK", "4, 20")
+    model.script.next(model.say(BEST), model.say("yes"))
+    done = refiner()
+    assert (done.status, done.line("stopped")) == (0, "converged: judge(mine)")
+    assert [seen.body["model"] for seen in model.script.seen] == ["mine", "mine"]
+    assert done.line("spent") == f"${2 * (1000 * 4 + 400 * 20) / 1e6:.4f}"
 
 
 @pytest.mark.parametrize("model", ["openai"], indirect=True)

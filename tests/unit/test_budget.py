@@ -401,12 +401,12 @@ def test_after_the_step_that_wraps_up_no_other_is_opened() -> None:
 def test_only_the_dollars_of_the_run_itself_begin_the_wrapping_up(limit: BudgetExhausted) -> None:
     """What is kept buys no iterations, tokens or time, and nothing where an enclosing run has no more."""
     ledger = a_ledger(Budget(usd=1.00, wrap_up=0.25))
-    assert not ledger.begin_wrap_up(limit, 1)
+    assert not ledger.can_wrap_up(limit)
     assert (ledger.wrap_step, ledger.cap) == (None, to_nano(0.75))
 
 
 def test_a_run_that_keeps_nothing_does_not_wrap_up() -> None:
     """Without `wrap_up` the end is the end."""
     ledger = spent(a_ledger(Budget(usd=1.00)), 0.60)
-    assert not ledger.begin_wrap_up(BudgetExhausted("usd", 1.2, 1, run_id="r"), 1)
+    assert not ledger.can_wrap_up(BudgetExhausted("usd", 1.2, 1, run_id="r"))
     assert refused(ledger.open_step)[2] == 1.2
