@@ -51,6 +51,10 @@ class Judgement:
         return self.yes
 
 
+Said = bool | str | Judgement
+"""What a judge may answer."""
+
+
 @dataclass(frozen=True)
 class judge:  # noqa: N801 - called like a function, as in loomc 0.3.0
     """Stop when `fn(state)` says the newest state is good enough; steps that failed are not shown to it.
@@ -65,7 +69,7 @@ class judge:  # noqa: N801 - called like a function, as in loomc 0.3.0
         agree: Ask until so many answers agree, for judges that are not sure; at most `2 * agree - 1` times.
     """
 
-    fn: Callable[[Any], Any]
+    fn: Callable[[Any], Said | Awaitable[Said]]
     every: int = 1
     agree: int = 1
 

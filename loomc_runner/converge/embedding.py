@@ -8,7 +8,6 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from importlib import import_module
 from numbers import Real
 from operator import mul
@@ -198,6 +197,8 @@ def _cut_between(before: list[str], after: list[str], size: dict[str, int], limi
 
 def _common_places(before: list[str], after: list[str]) -> Iterator[tuple[int, int]]:
     """Where sentences that stand in both texts begin and end, as numbers of sentences, and where the texts end."""
+    from difflib import SequenceMatcher
+
     for block in SequenceMatcher(None, before, after).get_matching_blocks():  # the last one is empty, at the end
         yield from ((block.a + n, block.b + n) for n in range(block.size + 1))
 
