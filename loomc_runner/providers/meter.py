@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from loomc_runner.context import Scope
-from loomc_runner.errors import BudgetExhausted, CostError
-from loomc_runner.holds import hold
+from loomc_runner.errors import BudgetExhausted, CostError, LoomcWarning, StoreError
+from loomc_runner.holds import Hold, hold
 from loomc_runner.providers.estimate import broken_off, dearest
 from loomc_runner.providers.prices import PriceList
 from loomc_runner.providers.usage import Usage, usage_of
@@ -39,63 +41,93 @@ class Terms:
 class Metered:
     """A request under way.
 
-    `sent` counts how often it was sent. `reported` and `received` are what a stream has told so far: usage, and the
-    bytes of its output. `is_over` says whether it has ended, whoever ended it.
+    `sent` counts how often it was sent since anybody knew what had become of it. `reported` and `received` are what a
+    stream has told so far: usage, and the bytes of its output; `is_read_along` says whether somebody counts these.
+    `is_over` says whether it has ended, whoever ended it.
     """
 
-    def __init__(self, scope: Scope, terms: Terms, kind: str, body: Mapping[str, Any]) -> None:
-        self.scope, self.kind, self.body, self.prices = scope, kind, body, terms.prices
-        self.model = str(body.get("model"))
+    def __init__(self, scope: Scope, terms: Terms, kind: str) -> None:
+        self.scope, self.kind, self.prices = scope, kind, terms.prices
+        self.body: Mapping[str, Any] = {}
+        self.model = ""
         self.sent = 0
         self.is_over: Callable[[], bool] = lambda: False
         self.reported: Usage | None = None
         self.received = 0
-        self.most = self._most()
-        self.hold()
+        self.is_read_along = False
+        self._held: Hold | None = None
 
-    def hold(self) -> None:
-        """Hold what one try of the request may cost.
+    def prepare(self, body: Mapping[str, Any]) -> None:
+        """A try is about to be made with this body: hold what it may cost, unless that is held already.
+
+        One that was sent before without the client waiting between was sent by a middleware, and may have been billed.
 
         Raises:
             BudgetExhausted: When it does not fit; it says what it would have cost.
         """
-        charge = self._charge(self.most)
-        self.scope.account.priced = True  # whatever becomes of it, its cost is known
-        try:
-            self._held = hold(self.scope, charge, lambda: self.is_over(), self._assumed)  # noqa: PLW0108 - it is set later
-        except BudgetExhausted as limit:
-            raise _refusal(limit, self.model, charge, self.most) from None
+        if self._held is not None and (self.sent or body != self.body):
+            self._settle_quietly(self._dearest() if self.sent else self._nothing())
+            self._held = None
+        if self._held is None:
+            self.body, self.model, self.sent = body, str(body.get("model")), 0
+            self.most = self._most()
+            self._hold()
 
     def ended(self, usage: Usage | None, received: int = 0) -> None:
-        """It was answered: charge what it reports, else what its length comes to.
+        """It was answered: charge what it reports, else what its length comes to; the most, if that has no price.
 
         Raises:
             BudgetExhausted: When that crosses a cap, here or in an enclosing run.
         """
         if usage is None:
-            self.received = received
-            self._held.settle_as_assumed()
-        else:
-            self._held.settle(self._charge(usage))
+            self.received, self.is_read_along = received, True
+            self.left()
+            return
+        try:
+            charge = self._charge(usage)
+        except CostError as error:
+            self._warn(error)
+            charge = self._dearest()
+        self._settle(charge)
 
     def answered(self, response: Any) -> None:
-        """It was answered by a whole response, as the client or its JSON gives it."""
+        """It was answered by a whole response, as the client or its JSON gives it; or by somebody before the vendor."""
         status = response.get("status") if isinstance(response, Mapping) else getattr(response, "status", None)
-        usage = usage_of(response)
-        if usage is None and str(status) in UNFINISHED:
-            self._held.settle(replace(self._charge(self.most), estimated=True))
+        usage = self.usage_of(response)
+        if not self.sent:
+            self._settle(self._nothing())
+        elif usage is None and str(status) in UNFINISHED:
+            self._settle(self._dearest())
         else:
             self.ended(usage, len(str(response).encode("utf-8", "replace")) if usage is None else 0)
 
+    def usage_of(self, response: Any) -> Usage | None:
+        """What an answer says it has used; counts that cannot be are warned of, and no reason to lose the answer."""
+        try:
+            return usage_of(response)
+        except CostError as error:
+            self._warn(error)
+            return None
+
+    def left(self) -> None:
+        """Nobody hears any more of it: charge what it is taken to have cost."""
+        if self._held is not None:
+            self._held.settle_as_assumed()
+
     def failed(self, error: BaseException) -> None:
         """It has raised: errors that a vendor answers with cost nothing, what was cut off is charged as assumed."""
-        usage = usage_of(getattr(error, "completion", None))  # too long to be parsed, but paid for
+        usage = self.usage_of(getattr(error, "completion", None))  # too long to be parsed, but paid for
         if usage is not None:
-            self._settle_quietly(self._charge(usage))
+            with suppress(BudgetExhausted, StoreError):
+                self.ended(usage)
         elif not self.sent or _is_refusal(error) or was_never_sent(error):
-            self._settle_quietly(self._charge(Usage(self.model, {}, None)))
+            self._settle_quietly(self._nothing())
         else:
-            self._settle_quietly(replace(self._charge(self.most), estimated=True))
+            self._settle_quietly(self._dearest())
+
+    def refused(self) -> None:
+        """A try was answered by an error, or has reached nobody: it costs nothing, and another one may be made."""
+        self.sent = 0
 
     def lost(self) -> None:
         """A try got no answer and the client makes another one: that is charged, and the next one held.
@@ -103,16 +135,26 @@ class Metered:
         Raises:
             BudgetExhausted: When the next one does not fit; it is not sent.
         """
-        self._settle_quietly(replace(self._charge(self.most), estimated=True))
-        self.sent = 0
-        self.hold()
+        self._settle_quietly(self._dearest())
+        self.sent, self._held = 0, None
+        self._hold()
+
+    def _hold(self) -> None:
+        charge = self._charge(self.most)
+        self.scope.account.priced = True  # whatever becomes of it, its cost is known
+        try:
+            self._held = hold(self.scope, charge, lambda: self.is_over(), self._assumed)  # noqa: PLW0108 - it is set later
+        except BudgetExhausted as limit:
+            raise _refusal(limit, self.model, charge, self.most) from None
+
+    def _settle(self, charge: Charge) -> None:
+        if self._held is not None:
+            self._held.settle(charge)
 
     def _settle_quietly(self, charge: Charge) -> None:
-        """Settle where an error is on its way already."""
-        try:
-            self._held.settle(charge)
-        except BudgetExhausted:
-            return  # met again where the step is looked at next
+        """Settle where an error is on its way already; limits are met, and what cannot be stored is, with the step."""
+        with suppress(BudgetExhausted, StoreError):
+            self._settle(charge)
 
     def _most(self) -> Usage:
         """What the request may use at most; where no limit asks for that, at least what it sends."""
@@ -125,16 +167,25 @@ class Metered:
         return broken_off(self.body, self.kind, self.prices, None, 0)
 
     def _assumed(self) -> Charge:
-        """What it is charged when nobody says what it has used."""
+        """What it is charged when nobody says what it has used: the most, unless somebody counts what comes of it."""
+        if not self.is_read_along:
+            return self._charge(self.most)
         return self._charge(broken_off(self.body, self.kind, self.prices, self.reported, self.received))
+
+    def _dearest(self) -> Charge:
+        return replace(self._charge(self.most), estimated=True)
+
+    def _nothing(self) -> Charge:
+        return self._charge(Usage(self.model, {}, None))
+
+    def _warn(self, error: CostError) -> None:
+        message = f"what {self.model} has answered is charged by an estimate: {error}"
+        warnings.warn(message, LoomcWarning, stacklevel=2)
 
     def _charge(self, usage: Usage) -> Charge:
         at = self.scope.clock.now()
-        model = self.model if usage.model is None or self.model in self.prices.prices else usage.model
-        try:
-            nano = self.prices.nano_usd(replace(usage, model=model), at)
-        except CostError:  # answered by a model of another name, which no list knows
-            nano = self.prices.nano_usd(replace(usage, model=self.model), at)
+        priced_as = self.prices.name_for(self.model, usage.model)
+        nano = self.prices.nano_usd(replace(usage, model=priced_as), at)
         label = self.scope.purpose or self.model
         return Charge(
             self.scope.step_n, nano, usage.tokens, label, at, model=usage.model or self.model, usage=usage.counts

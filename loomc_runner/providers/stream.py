@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing, suppress
 from typing import Any
 
 from loomc_runner import deadline
 from loomc_runner.providers.meter import Metered
-from loomc_runner.providers.usage import usage_of
 
 TEXTS = {"text", "thinking", "partial_json", "content", "refusal", "arguments", "reasoning_content", "delta"}
 """Where the pieces of an output stand in an event; what is counted when nobody says how many tokens they were."""
 
-
 LAST = {"message_stop", "response.completed", "response.incomplete", "response.failed"}
 """The events after which nothing is to come; the streams of chats end with a word of their own."""
+
+BLANK_LINE = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
+"""Where an event ends."""
+
+SMALLEST_FRAME = 16
+"""Bytes of a frame with neither headers nor content."""
 
 
 class Reader:
@@ -30,25 +37,28 @@ class Reader:
         self._seen: dict[str, Any] = {}
         self._settled = False
 
-    def along(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+    def along(self, chunks: Generator[bytes]) -> Iterator[bytes]:
         """What is passed on of a response that is read sync."""
-        source = iter(chunks)
+        self._call.is_read_along = self._is_events
         try:
-            while chunk := deadline.call(next, source, b"", deadline=None):  # a time limit may end the wait for it
-                if passed := self.passed_on(chunk):
-                    yield passed
+            with closing(chunks):
+                while chunk := deadline.call(next, chunks, b"", deadline=None):  # a time limit may end the wait for it
+                    if passed := self.passed_on(chunk):
+                        yield passed
         except Exception:
             self.cut()
             raise
         if left := self.end():
             yield left
 
-    async def along_async(self, chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    async def along_async(self, chunks: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
         """What is passed on of a response that is read async."""
+        self._call.is_read_along = self._is_events
         try:
-            async for chunk in chunks:
-                if passed := self.passed_on(chunk):
-                    yield passed
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    if passed := self.passed_on(chunk):
+                        yield passed
         except Exception:
             self.cut()
             raise
@@ -60,7 +70,7 @@ class Reader:
         if not self._is_events:
             self._rest += chunk
             return chunk
-        *events, self._rest = _split(self._rest + chunk)
+        *events, self._rest = BLANK_LINE.split(self._rest + chunk)
         return b"".join(event for event in events if not self._is_hidden(event))
 
     def end(self) -> bytes:
@@ -81,7 +91,7 @@ class Reader:
         """The response was cut off; what it has reported until then is charged, and the rest estimated."""
         if not self._settled:
             self._settled = True
-            self._call.ended(None, self._call.received)
+            self._call.left()
 
     def _is_hidden(self, event: bytes) -> bool:
         """Read an event; whether the user did not ask for it."""
@@ -99,13 +109,14 @@ class Reader:
         """Take from an event what it reports; whether it says only that, and the user did not ask for it."""
         kind = event.get("type")
         if isinstance(whole := event.get("response"), dict):  # the answer so far, whole at the end
-            self._call.reported = usage_of(whole) or self._call.reported
-        else:
-            self._merge(event["message"] if kind == "message_start" else event)
+            self._call.reported = self._call.usage_of(whole) or self._call.reported
+        elif isinstance(part := event.get("message") if kind == "message_start" else event, dict):
+            self._merge(part)
         if kind is None or str(kind).endswith("delta"):  # others repeat what came in pieces
             self._call.received += sum(map(len, _texts(event)))
         is_only_usage = isinstance(event.get("usage"), dict) and event.get("choices") == []
-        if kind in LAST or is_only_usage:
+        is_told = self._call.reported is not None and self._call.reported.counts["output_tokens"] > 0
+        if kind in LAST or (is_only_usage and is_told):  # some servers begin with one
             self._finish()
         return self._hides and is_only_usage
 
@@ -113,11 +124,12 @@ class Reader:
         """Put together what is told bit by bit: by Anthropic the input at the start, and the output as it grows."""
         told = {name: source[name] for name in ("model", "service_tier") if source.get(name)}
         if isinstance(usage := source.get("usage"), dict):
-            known = {name: value for name, value in usage.items() if value is not None}
-            told["usage"] = {**self._seen.get("usage", {}), **known}
+            before = self._seen.get("usage", {})  # what has grown is not zero again, whatever some servers say
+            known = {name: value for name, value in usage.items() if value or not (value is None or name in before)}
+            told["usage"] = {**before, **known}
         self._seen |= told
         if "usage" in told:
-            self._call.reported = usage_of(self._seen)
+            self._call.reported = self._call.usage_of(self._seen)
 
     def _finish(self) -> None:
         if not self._settled:
@@ -125,26 +137,35 @@ class Reader:
             self._call.ended(self._call.reported, self._call.received)
 
 
+class FrameReader(Reader):
+    """Reads the events that Amazon puts into frames: their size, that of their headers, a sum, headers, JSON, a sum."""
+
+    def passed_on(self, chunk: bytes) -> bytes:
+        """All of it; what is whole of it is read."""
+        self._rest += chunk
+        while len(self._rest) >= max(SMALLEST_FRAME, size := int.from_bytes(self._rest[:4], "big")):
+            frame, self._rest = self._rest[: max(size, SMALLEST_FRAME)], self._rest[max(size, SMALLEST_FRAME) :]
+            with suppress(ValueError, LookupError, TypeError):  # one of another kind
+                content = json.loads(frame[12 + int.from_bytes(frame[4:8], "big") : -4])["bytes"]
+                self._read(json.loads(base64.b64decode(content)))
+        return chunk
+
+    def end(self) -> bytes:
+        """Nothing is held back."""
+        self.cut()
+        return b""
+
+
 def watch(response: Any, call: Metered, *, hides_usage: bool = False) -> None:
     """Read along while somebody reads an HTTP response, sync or async."""
-    is_events = "text/event-stream" in response.headers.get("content-type", "")
-    reader = Reader(call, is_events=is_events, hides_usage=hides_usage)
+    kind = response.headers.get("content-type", "")
+    has_frames = "application/vnd.amazon.eventstream" in kind
+    is_events = has_frames or "text/event-stream" in kind
+    reader = (FrameReader if has_frames else Reader)(call, is_events=is_events, hides_usage=hides_usage)
     whole, whole_async = response.iter_bytes, response.aiter_bytes
     call.is_over = lambda: response.is_closed
     response.iter_bytes = lambda *args, **kwargs: reader.along(whole(*args, **kwargs))
     response.aiter_bytes = lambda *args, **kwargs: reader.along_async(whole_async(*args, **kwargs))
-
-
-def _split(data: bytes) -> list[bytes]:
-    """Events with the blank line that ends each, and what has no end yet."""
-    parts: list[bytes] = []
-    start = 0
-    while True:
-        ends = [(at + len(mark)) for mark in (b"\n\n", b"\r\n\r\n") if (at := data.find(mark, start)) >= 0]
-        if not ends:
-            return [*parts, data[start:]]
-        parts.append(data[start : min(ends)])
-        start = min(ends)
 
 
 def _texts(value: Any, name: str = "") -> Iterator[bytes]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from loomc_runner import deadline
-from loomc_runner.context import current_scope
+from loomc_runner.context import Scope, current_scope
 from loomc_runner.errors import LoomcWarning, SpecError
 from loomc_runner.providers.meter import Metered, Terms, was_never_sent
 from loomc_runner.providers.prices import Price, PriceList
@@ -30,10 +31,12 @@ KINDS = {
 }
 """What is asked for, by the end of the address it is asked at."""
 
-UNPRICED = ("/images/", "/audio/", "/videos", "/batches", "/fine_tuning/", "/complete", "/completions")
-"""What is paid for and cannot be charged here."""
+UNPRICED = re.compile(
+    r"/(?:audio|batches|fine_tuning|images|realtime|runs|sessions|videos)(?:/|$)|/(?:compact|complete|completions)$"
+)
+"""What is paid for and cannot be charged here, by its address."""
 
-_under_way: ContextVar[Metered | None] = ContextVar("loomc_runner_request", default=None)
+_under_way: ContextVar[_Asked | None] = ContextVar("loomc_runner_request", default=None)
 
 
 def track(
@@ -96,7 +99,8 @@ def _install(client: Any, vendor: str, terms: Terms) -> None:
     is_async = inspect.iscoroutinefunction(type(client).request)
     request = _async_request if is_async else _request
     _wrap(client, "request", functools.partial(request, client, vendor, terms), terms)
-    _wrap(client, "_prepare_request", _prepare_async if is_async else _prepare, terms)
+    _wrap(client, "_prepare_options", _prepare, terms)
+    _wrap(client, "_prepare_request", _send_async if is_async else _send, terms)
     _wrap(client, "_sleep_for_retry", _sleep_async if is_async else _sleep, terms)
     for name in ("copy", "with_options"):
         _wrap(client, name, functools.partial(_copy, vendor, terms), terms)
@@ -123,11 +127,9 @@ def _copy(vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, *
 
 def _request(client: Any, vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     asked = _Asked.of(client, vendor, terms, args, kwargs)
-    if asked is None:
-        return _as_user_code(original, *args, **kwargs)
-    with asked.metered() as call:
+    with _metered(asked):
         result = _as_user_code(original, *args, **kwargs)
-    return asked.read(call, result)
+        return result if asked is None else asked.read(result)
 
 
 def _as_user_code(fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -139,20 +141,40 @@ async def _async_request(
     client: Any, vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> Any:
     asked = _Asked.of(client, vendor, terms, args, kwargs)
-    if asked is None:
-        return await original(*args, **kwargs)
-    with asked.metered() as call:
+    with _metered(asked):
         result = await original(*args, **kwargs)
-    return asked.read(call, result)
+        return result if asked is None else asked.read(result)
 
 
-def _prepare(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    result = original(*args, **kwargs)
+@contextmanager
+def _metered(asked: _Asked | None) -> Iterator[None]:
+    """Let the client's tries be held and counted, and charge the request when it fails; if it is one to be charged."""
+    with nullcontext() if asked is None else under_way(asked.scope):
+        token = _under_way.set(asked)
+        try:
+            yield
+        except BaseException as error:
+            if asked is not None:
+                asked.call.failed(error)
+            raise
+        finally:
+            _under_way.reset(token)
+
+
+def _prepare(original: Callable[..., Any], options: Any) -> Any:
+    """The client has made plain data of a request, for one try to send it; sync and async."""
+    if (asked := _under_way.get()) is not None:
+        asked.prepare(options)
+    return _as_user_code(original, options)
+
+
+def _send(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    result = _as_user_code(original, *args, **kwargs)
     _count_sent()
     return result
 
 
-async def _prepare_async(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+async def _send_async(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = await original(*args, **kwargs)
     _count_sent()
     return result
@@ -160,8 +182,8 @@ async def _prepare_async(original: Callable[..., Any], *args: Any, **kwargs: Any
 
 def _count_sent() -> None:
     """A request is about to be sent."""
-    if (call := _under_way.get()) is not None:
-        call.sent += 1
+    if (asked := _under_way.get()) is not None:
+        asked.call.sent += 1
 
 
 def _sleep(original: Callable[..., Any], **kwargs: Any) -> Any:
@@ -181,34 +203,29 @@ def _between_tries(kwargs: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         BudgetExhausted: When another try does not fit; it is not made.
     """
-    call, error = _under_way.get(), sys.exc_info()[1]
-    if call is None:
+    asked, error = _under_way.get(), sys.exc_info()[1]
+    if asked is None:
         yield
         return
-    if kwargs.get("response") is None and not (error is not None and was_never_sent(error)):
-        call.lost()
-    call.scope.account.rest(1)
+    if kwargs.get("response") is not None or (error is not None and was_never_sent(error)):
+        asked.call.refused()
+    else:
+        asked.call.lost()
+    account = asked.call.scope.account
+    account.rest(1)
     try:
         yield
     finally:
-        call.scope.account.rest(-1)
+        account.rest(-1)
 
 
 class _Asked:
     """A request that is asked for inside a step."""
 
-    def __init__(self, terms: Terms, kind: str, options: Any, *, is_stream: bool, is_official: bool) -> None:
-        self.terms, self.kind, self.is_stream = terms, kind, is_stream
-        body = {**(options.json_data or {}), **(options.extra_json or {})}
-        added = _limit(body, kind, terms.max_tokens, is_official=is_official)
-        self.hides_usage = False
-        if kind == "chat" and is_stream:
-            wanted = body.get("stream_options") or {}
-            self.hides_usage = not wanted.get("include_usage")
-            added["stream_options"] = {**wanted, "include_usage": True}
-        if added:
-            options.json_data = {**(options.json_data or {}), **added}
-        self.body = {**body, **added}
+    def __init__(self, scope: Scope, terms: Terms, kind: str, *, is_stream: bool, is_official: bool) -> None:
+        self.scope, self.terms, self.kind = scope, terms, kind
+        self.is_stream, self.is_official, self.hides_usage = is_stream, is_official, False
+        self.call = Metered(scope, terms, kind)
 
     @classmethod
     def of(cls, client: Any, vendor: str, terms: Terms, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Asked | None:
@@ -220,39 +237,48 @@ class _Asked:
         path = urlsplit(str(options.url)).path.rstrip("/")
         kind = next((kind for end, kind in KINDS[vendor].items() if path.endswith(end)), None)
         if kind is None or not isinstance(options.json_data, Mapping):
-            if any(part in f"{path}/" for part in UNPRICED) and scope.account.ledger.dollar_capped:
+            if (kind or UNPRICED.search(path)) and scope.account.ledger.dollar_capped:
                 message = f"track cannot charge POST {path}: record what it costs with spend(usd=...)"
                 warnings.warn(message, LoomcWarning, stacklevel=2)
             return None
         host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
         is_official = host.endswith((".openai.com", ".azure.com"))
-        return cls(terms, kind, options, is_stream=bool(kwargs.get("stream")), is_official=is_official)
+        asked = cls(scope, terms, kind, is_stream=bool(kwargs.get("stream")), is_official=is_official)
+        if callable(parse := options.post_parser) and not asked.is_stream:
+            options.post_parser = functools.partial(asked.parsed, parse)
+        return asked
 
-    @contextmanager
-    def metered(self) -> Iterator[Metered]:
-        """Hold what the request may cost, and charge it when it fails."""
-        scope = current_scope()
-        assert scope is not None  # it was looked for
-        with under_way(scope):
-            call = Metered(scope, self.terms, self.kind, self.body)
-            token = _under_way.set(call)
-            try:
-                yield call
-            except BaseException as error:
-                call.failed(error)
-                raise
-            finally:
-                _under_way.reset(token)
+    def prepare(self, options: Any) -> None:
+        """Add to one try what is needed to charge it, and hold what it may cost."""
+        body = {**(options.json_data or {}), **(options.extra_json or {})}
+        added = _limit(body, self.kind, self.terms.max_tokens, is_official=self.is_official)
+        if self.kind == "chat" and self.is_stream:
+            wanted = body.get("stream_options") or {}
+            self.hides_usage = not wanted.get("include_usage")
+            added["stream_options"] = {**wanted, "include_usage": True}
+        place = "extra_json" if options.extra_json else "json_data"  # the former comes last
+        setattr(options, place, {**(getattr(options, place) or {}), **added})
+        self.call.prepare({**body, **added})
 
-    def read(self, call: Metered, result: Any) -> Any:
+    def parsed(self, parse: Callable[[Any], Any], response: Any) -> Any:
+        """Charge an answer before it is made into what the user wants, which may fail."""
+        self.call.answered(response)
+        return parse(response)
+
+    def read(self, result: Any) -> Any:
         """Charge an answer, at once or while it is read."""
-        http: Any = getattr(result, "http_response", None) or getattr(result, "response", None)
-        if not hasattr(http, "iter_bytes"):
-            call.answered(result)
+        places = (getattr(result, "http_response", None), getattr(result, "response", None), result)
+        http: Any = next((place for place in places if hasattr(place, "iter_bytes")), None)
+        if http is None:
+            self.call.answered(result)
         elif self.is_stream or not http.is_closed:
-            watch(http, call, hides_usage=self.hides_usage)
+            watch(http, self.call, hides_usage=self.hides_usage)
         else:
-            call.answered(http.json())
+            try:
+                answer = http.json()
+            except ValueError:
+                answer = http.text
+            self.call.answered(answer)
         return result
 
 
