@@ -13,8 +13,9 @@ from loomc_runner.calls import tool
 from loomc_runner.converge import Judgement, judgement_of
 from loomc_runner.errors import CostError, JudgeError, SpecError
 from loomc_runner.providers.cost import cost_of
+from loomc_runner.providers.estimate import limit_field
 from loomc_runner.providers.prices import Price
-from loomc_runner.providers.tracking import is_tracked, track, vendor_of
+from loomc_runner.providers.tracking import is_official, is_tracked, track, vendor_of
 
 PROMPT = "Is the task complete?"
 
@@ -67,10 +68,7 @@ class Adapter:
         Raises:
             CostError: When it does not say what it used, or the price is not known.
         """
-        named = response.get("model") if isinstance(response, Mapping) else getattr(response, "model", None)
-        return cost_of(
-            response, model=None if named else self.model, prices=self.prices, unknown_price=self.unknown_price
-        )
+        return cost_of(response, model=self.model, prices=self.prices, unknown_price=self.unknown_price)
 
     def judge(
         self,
@@ -141,7 +139,8 @@ class OpenAIAdapter(Adapter):
     def ask(self, client: Any, instructions: str, text: str, max_tokens: int) -> Any:
         """The answer of Chat Completions."""
         messages = [{"role": "system", "content": instructions}, {"role": "user", "content": text}]
-        return client.chat.completions.create(model=self.model, max_completion_tokens=max_tokens, messages=messages)
+        limit = {str(limit_field("chat", is_official=is_official(client))): max_tokens}
+        return client.chat.completions.create(model=self.model, messages=messages, **limit)
 
     def text_of(self, response: Any) -> str:
         """What its first choice says."""

@@ -33,7 +33,9 @@ LIMITS = {
 Counts = dict[str, int]
 
 
-def dearest(body: Mapping[str, Any], kind: str, prices: PriceList, at: datetime | None = None) -> Usage:
+def dearest(
+    body: Mapping[str, Any], kind: str, prices: PriceList, at: datetime | None = None, *, earlier: int = 0
+) -> Usage:
     """A usage that costs at least as much as the answer to a request may cost.
 
     Args:
@@ -41,6 +43,7 @@ def dearest(body: Mapping[str, Any], kind: str, prices: PriceList, at: datetime 
         kind: `messages`, `chat`, `responses` or `embeddings`.
         prices: The prices that hold.
         at: When the request is made; now, if left out.
+        earlier: Tokens of an earlier conversation that the vendor puts before this, where the body does not have them.
 
     A vendor that runs tools of its own reads the conversation once for each use; together these are taken to stay below
     one context window. A tier that only the settings of a project choose is not seen: name it in the request.
@@ -50,7 +53,11 @@ def dearest(body: Mapping[str, Any], kind: str, prices: PriceList, at: datetime 
     """
     now = at or datetime.now(UTC)
     uppers = (_upper(tried, kind, prices, now) for tried in _attempts(body))
-    return max(uppers, key=lambda usage: prices.nano_usd(usage, now))
+    most = max(uppers, key=lambda usage: prices.nano_usd(usage, now))
+    before = {
+        name: most.counts[name] + earlier for name in ("input_tokens", "cache_write_tokens") if name in most.counts
+    }
+    return replace(most, counts={**most.counts, **before})
 
 
 def broken_off(
@@ -142,6 +149,12 @@ def _required_limit(body: Mapping[str, Any], kind: str) -> int:
                 f"what the tool {name} may cost cannot be told beforehand: make the request outside of a dollar budget"
             )
     return limit
+
+
+def limit_field(kind: str, *, is_official: bool) -> str | None:
+    """The field that limits the output; compatible servers know the older name of it, and embeddings have none."""
+    names = LIMITS[kind]
+    return None if not names else names[0] if is_official else names[-1]
 
 
 def _limit(body: Mapping[str, Any], kind: str) -> int | None:

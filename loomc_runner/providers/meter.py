@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loomc_runner.context import Scope
@@ -14,6 +15,7 @@ from loomc_runner.holds import Hold, hold
 from loomc_runner.providers.estimate import broken_off, dearest
 from loomc_runner.providers.prices import PriceList
 from loomc_runner.providers.usage import Usage, usage_of
+from loomc_runner.providers.weight import BYTES_PER_TOKEN
 from loomc_runner.records import NANO, Charge
 
 UNFINISHED = {"queued", "in_progress"}
@@ -30,12 +32,29 @@ NEVER_SENT = {
 """What a vendor's client raises, by name, for a request that has not reached anybody."""
 
 
+REMEMBERED = 1_000
+"""Conversations of a client whose length is known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What `track` was told: the prices, and the output that a request is limited to which sets no limit itself."""
+    """What `track` was told, and what its client has heard.
+
+    `max_tokens` is the output that a request is limited to which sets no limit itself. `earlier` are the tokens of
+    conversations, by the id of their newest answer, so that a request that only names one can be weighed.
+    """
 
     prices: PriceList
     max_tokens: int | None = None
+    earlier: OrderedDict[str, int] = field(default_factory=OrderedDict)
+
+    def remember(self, answer: Any, usage: Usage) -> None:
+        """Keep how long the conversation is that an answer belongs to."""
+        name = answer.get("id") if isinstance(answer, Mapping) else getattr(answer, "id", None)
+        if isinstance(name, str):
+            self.earlier[name] = usage.tokens
+            while len(self.earlier) > REMEMBERED:
+                self.earlier.popitem(last=False)
 
 
 class Metered:
@@ -47,7 +66,7 @@ class Metered:
     """
 
     def __init__(self, scope: Scope, terms: Terms, kind: str) -> None:
-        self.scope, self.kind, self.prices = scope, kind, terms.prices
+        self.scope, self.terms, self.kind, self.prices = scope, terms, kind, terms.prices
         self.body: Mapping[str, Any] = {}
         self.model = ""
         self.sent = 0
@@ -104,10 +123,13 @@ class Metered:
     def usage_of(self, response: Any) -> Usage | None:
         """What an answer says it has used; counts that cannot be are warned of, and no reason to lose the answer."""
         try:
-            return usage_of(response)
+            usage = usage_of(response)
         except CostError as error:
             self._warn(error)
             return None
+        if usage is not None:
+            self.terms.remember(response, usage)
+        return usage
 
     def left(self) -> None:
         """Nobody hears any more of it: charge what it is taken to have cost."""
@@ -145,7 +167,20 @@ class Metered:
         try:
             self._held = hold(self.scope, charge, lambda: self.is_over(), self._assumed)  # noqa: PLW0108 - it is set later
         except BudgetExhausted as limit:
-            raise _refusal(limit, self.model, charge, self.most) from None
+            raise self._refusal(limit, charge) from None
+
+    def _refusal(self, limit: BudgetExhausted, charge: Charge) -> BudgetExhausted:
+        """The limit that a request does not fit: what is used of it, and what the request would have cost."""
+        ledger = next(each for each in self.scope.account.ledger.lineage if each.run_id == limit.run_id)
+        used = {"usd": ledger.spent / NANO, "tokens": ledger.tokens}.get(limit.limit, limit.used)
+        dollars, counts, held = charge.nano_usd / NANO, self.most.counts, self.scope.account.held / NANO
+        note = (
+            f" ({self.model} was not asked: it may cost ${dollars:.4g}, for up to {counts.get('input_tokens', 0)} "
+            f"tokens in and {counts.get('output_tokens', 0)} out{f'; ${held:.4g} held for others' if held else ''})"
+        )
+        refusal = BudgetExhausted(limit.limit, used, limit.max_val, run_id=limit.run_id, note=note)
+        refusal.would_cost_usd = dollars
+        return refusal
 
     def _settle(self, charge: Charge) -> None:
         if self._held is not None:
@@ -158,19 +193,26 @@ class Metered:
 
     def _most(self) -> Usage:
         """What the request may use at most; where no limit asks for that, at least what it sends."""
-        ledger = self.scope.account.ledger
+        ledger, body = self.scope.account.ledger, dict(self.body)
+        earlier = self.terms.earlier.get(str(body.get("previous_response_id")))
+        if earlier is not None:
+            del body["previous_response_id"]
         try:
-            return dearest(self.body, self.kind, self.prices, self.scope.clock.now())
+            return dearest(body, self.kind, self.prices, self.scope.clock.now(), earlier=earlier or 0)
         except CostError:
             if ledger.dollar_capped or any(each.budget.tokens is not None for each in ledger.lineage):
                 raise
         return broken_off(self.body, self.kind, self.prices, None, 0)
 
     def _assumed(self) -> Charge:
-        """What it is charged when nobody says what it has used: the most, unless somebody counts what comes of it."""
+        """What it is charged when nobody says what it has used: the most, unless somebody has counted what came of it.
+
+        Of a stream that is still open more may come: all the output that it allows.
+        """
         if not self.is_read_along:
             return self._charge(self.most)
-        return self._charge(broken_off(self.body, self.kind, self.prices, self.reported, self.received))
+        received = self.received if self.is_over() else BYTES_PER_TOKEN * self.most.counts["output_tokens"]
+        return self._charge(broken_off(self.body, self.kind, self.prices, self.reported, received))
 
     def _dearest(self) -> Charge:
         return replace(self._charge(self.most), estimated=True)
@@ -206,15 +248,3 @@ def _is_refusal(error: BaseException) -> bool:
     """Whether a vendor has answered with an error."""
     status = getattr(error, "status_code", None)
     return isinstance(status, int) and status >= 400
-
-
-def _refusal(limit: BudgetExhausted, model: str, charge: Charge, most: Usage) -> BudgetExhausted:
-    """The limit that a request does not fit, with what it would have cost."""
-    dollars, counts = charge.nano_usd / NANO, most.counts
-    note = (
-        f"{limit.note} ({model} was not asked: it may cost ${dollars:.4g}, for up to "
-        f"{counts.get('input_tokens', 0)} tokens in and {counts.get('output_tokens', 0)} out)"
-    )
-    refusal = BudgetExhausted(limit.limit, limit.used, limit.max_val, run_id=limit.run_id, note=note)
-    refusal.would_cost_usd = dollars
-    return refusal

@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from loomc_runner import deadline
-from loomc_runner.context import Scope, current_scope
+from loomc_runner.context import Scope, current_scope, write, write_async
 from loomc_runner.errors import LoomcWarning, SpecError
+from loomc_runner.providers.estimate import LIMITS, limit_field
 from loomc_runner.providers.meter import Metered, Terms, was_never_sent
 from loomc_runner.providers.prices import Price, PriceList
 from loomc_runner.providers.stream import watch
@@ -31,10 +33,15 @@ KINDS = {
 }
 """What is asked for, by the end of the address it is asked at."""
 
-UNPRICED = re.compile(
-    r"/(?:audio|batches|fine_tuning|images|realtime|runs|sessions|videos)(?:/|$)|/(?:compact|complete|completions)$"
+FREE = re.compile(
+    r"/(?:conversations|files|file_batches|moderations|organization|organizations|skills|uploads)(?:/|$)"
+    r"|/(?:assistants|cancel|count_tokens|input_tokens|messages|threads|vector_stores)(?:/[^/]+)?$"
+    r"|/chat/completions/[^/]+$"
 )
-"""What is paid for and cannot be charged here, by its address."""
+"""What is not paid for when it is asked for, by its address; all else that cannot be charged here is warned of."""
+
+STANDS_ON = ("_prepare_options", "_prepare_request", "_sleep_for_retry")
+"""Where the SDKs let their own kinds of clients look on: before a try, as it is sent, and between two of them."""
 
 _under_way: ContextVar[_Asked | None] = ContextVar("loomc_runner_request", default=None)
 
@@ -76,6 +83,11 @@ def track(
     if max_tokens is not None and (not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1):
         raise SpecError(f"track(max_tokens={max_tokens!r}): give a whole number, at least 1")
     base_url = str(getattr(client, "base_url", "")) or None
+    if missing := [name for name in STANDS_ON if not callable(getattr(client, name, None))]:
+        raise SpecError(
+            f"track({client!r}): this version of {vendor} has no {missing[0]}, which track stands on; "
+            f"upgrade it: pip install -U {vendor}"
+        )
     terms = Terms(PriceList(prices or {}, unknown_price, vendor, base_url), max_tokens)
     _install(client, vendor, terms)
     return client
@@ -94,6 +106,12 @@ def vendor_of(client: Any) -> str | None:
     return next((vendor for vendor in VENDORS if vendor in modules), None)
 
 
+def is_official(client: Any) -> bool:
+    """Whether a client asks OpenAI itself, or Azure, and not a server that is compatible with it."""
+    host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
+    return host.endswith((".openai.com", ".azure.com"))
+
+
 def _install(client: Any, vendor: str, terms: Terms) -> None:
     """Put functions of ours before those that every request of the client passes."""
     is_async = inspect.iscoroutinefunction(type(client).request)
@@ -108,9 +126,7 @@ def _install(client: Any, vendor: str, terms: Terms) -> None:
 
 def _wrap(client: Any, name: str, wrapper: Callable[..., Any], terms: Terms) -> None:
     """Let a method of one client go through the wrapper, which gets the method first; a later `track` replaces it."""
-    present = getattr(client, name, None)
-    if present is None:
-        return
+    present = getattr(client, name)
     original = getattr(present, "loomc_original", present)
     wrapped: Any = functools.partial(wrapper, original)
     wrapped.loomc_original, wrapped.loomc_terms = original, terms
@@ -120,8 +136,8 @@ def _wrap(client: Any, name: str, wrapper: Callable[..., Any], terms: Terms) -> 
 def _copy(vendor: str, terms: Terms, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     copied = original(*args, **kwargs)
     base_url = str(getattr(copied, "base_url", "")) or None
-    prices = terms.prices
-    _install(copied, vendor, Terms(PriceList(prices.prices, prices.unknown, vendor, base_url), terms.max_tokens))
+    prices = replace(terms.prices, base_url=base_url)
+    _install(copied, vendor, replace(terms, prices=prices))
     return copied
 
 
@@ -170,20 +186,20 @@ def _prepare(original: Callable[..., Any], options: Any) -> Any:
 
 def _send(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = _as_user_code(original, *args, **kwargs)
-    _count_sent()
+    if (asked := _under_way.get()) is not None:
+        if asked.scope.pending:  # what it may cost is on record before it is sent
+            write(asked.scope)
+        asked.call.sent += 1
     return result
 
 
 async def _send_async(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = await original(*args, **kwargs)
-    _count_sent()
-    return result
-
-
-def _count_sent() -> None:
-    """A request is about to be sent."""
     if (asked := _under_way.get()) is not None:
+        if asked.scope.pending:
+            await write_async(asked.scope)
         asked.call.sent += 1
+    return result
 
 
 def _sleep(original: Callable[..., Any], **kwargs: Any) -> Any:
@@ -237,13 +253,11 @@ class _Asked:
         path = urlsplit(str(options.url)).path.rstrip("/")
         kind = next((kind for end, kind in KINDS[vendor].items() if path.endswith(end)), None)
         if kind is None or not isinstance(options.json_data, Mapping):
-            if (kind or UNPRICED.search(path)) and scope.account.ledger.dollar_capped:
+            if (kind or not FREE.search(path)) and scope.account.ledger.dollar_capped:
                 message = f"track cannot charge POST {path}: record what it costs with spend(usd=...)"
                 warnings.warn(message, LoomcWarning, stacklevel=2)
             return None
-        host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
-        is_official = host.endswith((".openai.com", ".azure.com"))
-        asked = cls(scope, terms, kind, is_stream=bool(kwargs.get("stream")), is_official=is_official)
+        asked = cls(scope, terms, kind, is_stream=bool(kwargs.get("stream")), is_official=is_official(client))
         if callable(parse := options.post_parser) and not asked.is_stream:
             options.post_parser = functools.partial(asked.parsed, parse)
         return asked
@@ -251,7 +265,10 @@ class _Asked:
     def prepare(self, options: Any) -> None:
         """Add to one try what is needed to charge it, and hold what it may cost."""
         body = {**(options.json_data or {}), **(options.extra_json or {})}
-        added = _limit(body, self.kind, self.terms.max_tokens, is_official=self.is_official)
+        added: dict[str, Any] = {}
+        if self.terms.max_tokens is not None and all(body.get(name) is None for name in LIMITS[self.kind]):
+            limited = limit_field(self.kind, is_official=self.is_official)
+            added |= {} if limited is None else {limited: self.terms.max_tokens}
         if self.kind == "chat" and self.is_stream:
             wanted = body.get("stream_options") or {}
             self.hides_usage = not wanted.get("include_usage")
@@ -280,11 +297,3 @@ class _Asked:
                 answer = http.text
             self.call.answered(answer)
         return result
-
-
-def _limit(body: Mapping[str, Any], kind: str, max_tokens: int | None, *, is_official: bool) -> dict[str, Any]:
-    """The limit that is set for a request that has none; compatible servers know the older name of it."""
-    names = {"chat": ("max_completion_tokens", "max_tokens"), "responses": ("max_output_tokens",)}.get(kind, ())
-    if max_tokens is None or not names or any(body.get(name) is not None for name in names):
-        return {}
-    return {names[0] if is_official else names[-1]: max_tokens}

@@ -72,6 +72,9 @@ LANGCHAIN: Paths = {  # `usage_metadata`: the input includes what was cached
     "output_reasoning_tokens": tuple(f"output_token_details.{tier}reasoning" for tier in ("", "flex_", "priority_")),
 }
 
+MOST = 10**12
+"""A count that no answer has; larger numbers are mistakes, and more than a database can hold."""
+
 ONLY_ANTHROPIC = ("cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "server_tool_use")
 
 IMAGE_TOOL = "image_generation"
@@ -247,7 +250,7 @@ def _numbers(usage: Any, places: tuple[str, ...]) -> list[int]:
 def _number(value: Any) -> int:
     """A count, checked."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if not whole or isinstance(value, bool) or value < 0:
+    if not whole or isinstance(value, bool) or not 0 <= value <= MOST:
         raise CostError(f"a count in a usage must be a whole number, zero or more, not {value!r}")
     return int(value)
 

@@ -12,6 +12,7 @@ what stands in no body: what vendors add to a prompt, beyond the allowance made 
 
 from __future__ import annotations
 
+import json
 import math
 import string
 from collections.abc import Mapping
@@ -66,8 +67,11 @@ BLOBS = {"data", "url", "image_url", "file_url", "file_data", "file_id", "result
 HOLDERS = ("source", "file", "input_audio", "image_url")
 """Where an object stands that holds it, if the content does not stand in the part itself."""
 
-REFERRING = ("previous_response_id", "conversation", "prompt", "mcp_servers", "web_search_options", "thread")
+REFERRING = ("previous_response_id", "conversation", "prompt", "mcp_servers", "web_search_options")
 """Fields by which a request brings in what does not stand in it."""
+
+PLAIN = {"input_schema", "parameters", "arguments"}
+"""Where a tool is described or called: whatever stands there is text, and no picture or document."""
 
 AT_THE_CLIENT = (
     "apply_patch",
@@ -104,6 +108,8 @@ class Weight:
             weight.image, weight.is_scaled = SCALED_IMAGE, True
         weight.add(body)
         weight.refers += [name for name in REFERRING if body.get(name) not in (None, [])]
+        if isinstance(thread := body.get("thread"), Mapping) and thread.get("type") == "continue":
+            weight.refers.append("thread")
         if "compact" in str(body.get("context_management")):
             weight.refers.append("compaction")
         weight.add_tools(body)
@@ -138,7 +144,7 @@ class Weight:
         left_out = {*BLOBS, *HOLDERS}
         if kind in PICTURES:
             self.add_picture(part.get("detail") or holder.get("detail"), data)
-        elif kind in DOCUMENTS and holder.get("type") not in {"text", "content"}:
+        elif kind in DOCUMENTS and str(holder.get("type")) not in {"text", "content"}:
             self.add_document(holder, data)
         elif kind == "input_audio":
             self.sound += 1 + len(data) // LETTERS_PER_AUDIO_TOKEN
@@ -149,7 +155,9 @@ class Weight:
                 self.refers.append("an earlier item")
         for name, value in part.items():
             self.add(name)
-            if name not in left_out:
+            if name in PLAIN or (name == "input" and (kind or "").endswith("tool_use")):
+                self.add(json.dumps(value, default=str))
+            elif name not in left_out:
                 self.add(value)
 
     def add_picture(self, detail: Any, data: str) -> None:

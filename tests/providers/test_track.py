@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asking import REQUESTS, Run, Sdk, resource_of
 from loomc_runner import Budget, LoomcWarning, Price, SpecError, loop, spend, track
+from loomc_runner.errors import StoreBusy
 from loomc_runner.store.memory import MemoryStore
+from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.testing import FaultyStore
 from recordings import Endpoint
-from stepping import Steps, Way
+from stepping import Steps, Way, ask, ask_async
 from vendor import BROKEN, INVALID, OVERLOADED, RATE_LIMITED, Gate, Reply, Script
 
 # By hand, in micro-dollars, tokens times dollars for a million: claude-sonnet-5-5 costs 2 in, 10 out, 0.10 from the
@@ -289,6 +293,123 @@ def test_a_stream_that_its_user_leaves_is_charged_with_the_step(sdk: Sdk, script
     assert charge.usage is not None
     assert charge.usage["input_tokens"] == 1200
     assert (result.steps, store.steps(result.run_id)[0].nano_usd) == (1, charge.nano_usd)
+
+
+def test_a_conversation_that_was_heard_is_weighed_by_its_length(steps: Steps, script: Script) -> None:
+    """`previous_response_id` of this client's own answer fits a small budget; of an unknown one it may be anything."""
+    client = track(steps.sdk.client(script, "responses"))
+
+    def go_on(ask: Any) -> list[Any]:
+        return [ask(client, "responses", previous_response_id=name) for name in names]
+
+    names: list[str | None] = [None]
+    assert steps.run_each(go_on, name="tests:first", budget=Budget(usd=0.10, iterations=1)).steps == 1
+    names = [*client.request.loomc_terms.earlier]
+    assert len(names) == 1
+    assert steps.run_each(go_on, name="tests:second", budget=Budget(usd=0.10, iterations=1)).steps == 1
+    names = ["resp_unknown"]
+    assert steps.run_each(go_on, name="tests:third", budget=Budget(usd=0.10, iterations=1)).steps == 0
+
+
+def test_a_stream_that_is_still_open_may_bring_all_it_allows(steps: Steps, script: Script) -> None:
+    """Who keeps a stream for later pays for it in the step that opened it."""
+    gate, kept = Gate(), list[Any]()
+    script.always(Reply(hold=gate, hold_after="text"))
+    client = track(steps.sdk.client(script, "messages"))
+    if steps.is_async:
+
+        async def open_async() -> None:
+            stream = await resource_of(client, "messages").create(**REQUESTS["messages"], stream=True)
+            kept.append(stream)
+            await anext(aiter(stream))
+
+        result = steps.run_each(lambda _: [open_async()])
+    else:
+
+        def begin(_: Any) -> list[Any]:
+            stream = resource_of(client, "messages").create(**REQUESTS["messages"], stream=True)
+            kept.extend([stream, next(iter(stream))])
+            return []
+
+        result = steps.run_each(begin)
+    gate.open()
+    (charge,) = steps.charges(result)
+    assert charge.usage is not None
+    assert (charge.estimated, charge.usage["input_tokens"], charge.usage["output_tokens"]) == (True, 1200, 1024)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_request_is_on_record_before_it_is_sent_also_when_the_database_is_busy(
+    anthropic_client: Any, async_anthropic_client: Any, script: Script, run: Run, tmp_path: Path, is_async: bool
+) -> None:
+    """A locked database is waited for: when the vendor hears of the request, what it may cost is stored."""
+    store, stored = SQLiteStore(tmp_path / "runs.db"), list[int]()
+    busy = Busy(store)
+
+    def look(_: Any) -> Reply:
+        stored.extend(charge.nano_usd for charge in store.charges("r"))
+        return Reply()
+
+    script.always(look)
+    options: dict[str, Any] = {"checkpoint": busy, "budget": Budget(usd=1, iterations=1), "name": "tests:busy"}
+    if is_async:
+        client = track(async_anthropic_client(script))
+
+        @loop(**options)
+        async def asking_async(n: int) -> int:
+            busy.left = 3
+            await ask_async(client, "messages")
+            return n
+
+        run(asking_async.run(0, run_id="r"))
+    else:
+        client = track(anthropic_client(script))
+
+        @loop(**options)
+        def asking(n: int) -> int:
+            busy.left = 3
+            ask(client, "messages")
+            return n
+
+        asking.run(0, run_id="r")
+    assert len(stored) == 1
+    store.close()
+
+
+class Busy(FaultyStore):
+    """A store that is busy for so many commits."""
+
+    left = 0
+
+    def commit(self, lease: Any, transition: Any) -> Any:
+        """Be busy first."""
+        if self.left:
+            self.left -= 1
+            raise StoreBusy("locked by a test")
+        return super().commit(lease, transition)
+
+
+def test_an_sdk_without_what_track_stands_on_is_refused(anthropic_client: Any, script: Script) -> None:
+    """A version that would let requests pass uncharged is named, with the command that mends it."""
+    client = anthropic_client(script)
+    client._sleep_for_retry = None
+    with pytest.raises(SpecError, match=r"no _sleep_for_retry.*pip install -U anthropic"):
+        track(client)
+
+
+@pytest.mark.parametrize("path", ["/files", "/moderations", "/conversations", "/threads", "/responses/x/cancel"])
+def test_what_is_free_is_not_warned_of(openai_client: Any, script: Script, path: str) -> None:
+    """Requests that nobody pays for pass without a word."""
+    client = track(openai_client(script, max_retries=0))
+
+    @loop(checkpoint="memory", budget=Budget(usd=1, iterations=1))
+    def other(n: int) -> int:
+        spend(usd=0)
+        with pytest.raises(Exception, match=r"404|405|Not Found|Not Allowed"):
+            client.post(path, cast_to=object, body={})
+        return n
+
+    assert other.run(0).steps == 1
 
 
 def test_what_cannot_be_charged_is_warned_of(openai_client: Any, script: Script) -> None:

@@ -514,3 +514,32 @@ def test_estimating_reads_json_as_it_is_sent() -> None:
     """What the body holds comes to the same after it has been written and read as JSON."""
     body = messages([{"type": "text", "text": "Grüße, 世界 🌍"}], tools=[{"name": "find", "input_schema": SCHEMA}])
     assert most(json.loads(json.dumps(body)), "messages") == most(body, "messages")
+
+
+def test_an_earlier_conversation_of_known_length_comes_before_the_request() -> None:
+    """What the vendor puts before a request is counted with it, at the price of what is read anew."""
+    body = {"model": "gpt-5.5", "max_output_tokens": 10, "input": "And on Sundays?"}
+    prices = PriceList(provider="openai")
+    alone, after = (dearest(body, "responses", prices, earlier=earlier) for earlier in (0, 5000))
+    assert after.counts["input_tokens"] - alone.counts["input_tokens"] == 5000
+    assert after.counts["output_tokens"] == alone.counts["output_tokens"] == 10
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"type": "tool_use", "id": "t", "name": "list", "input": {"entries": [{"type": "file", "name": "a"}]}},
+        {"type": "text", "text": "x", "source": {"type": ["x"]}},
+    ],
+)
+def test_what_a_tool_is_given_is_text(content: dict[str, Any]) -> None:
+    """Data that looks like a document, in the arguments of a tool, brings nothing in from elsewhere."""
+    body = {"model": "claude-sonnet-5-5", "max_tokens": 10, "messages": [{"role": "assistant", "content": [content]}]}
+    assert dearest(body, "messages", PriceList(provider="anthropic")).counts["input_tokens"] < 1_000
+
+
+@pytest.mark.parametrize(("thread", "refers"), [({"type": "create"}, False), ({"type": "continue", "id": "x"}, True)])
+def test_a_thread_that_is_begun_brings_nothing_in(thread: dict[str, Any], refers: bool) -> None:
+    """One that goes on does: then the whole window may be read."""
+    body = {"model": "claude-sonnet-5-5", "max_tokens": 10, "messages": [], "thread": thread}
+    assert (dearest(body, "messages", PriceList(provider="anthropic")).counts["input_tokens"] > 900_000) is refers
