@@ -14,7 +14,6 @@ from pydantic import BaseModel
 import loomc_runner
 from loomc_runner.cli import main
 from loomc_runner.store.schema import VERSION, prepare
-from vendor import Vendor
 
 ROOT = Path(__file__).parents[2]
 LOOMC = Path(sys.executable).with_name("loomc")
@@ -31,13 +30,6 @@ README_NAMES = {
     "grade": lambda draft: len(draft.text),
     "prompt": lambda draft: [{"role": "user", "content": f"Make this better: {draft.text}"}],
 }
-
-
-@pytest.fixture(scope="module")
-def vendor():
-    """Whom the clients on the pages ask: a server on this machine."""
-    with Vendor() as vendor:
-        yield vendor
 
 
 def blocks(page: Path) -> list[str]:

@@ -7,14 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from anthropic import Anthropic, AsyncAnthropic
 from openai import AsyncOpenAI, OpenAI
 
 from asking import AsyncSdk, Run, Sdk
-from vendor import Elsewhere, Script, Vendor
+from vendor import Elsewhere, Script
 
 
 @pytest.fixture(autouse=True)
@@ -25,27 +24,10 @@ def no_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def vendor() -> Iterator[Vendor]:
-    """One server for all tests of this process."""
-    with Vendor() as vendor:
-        yield vendor
-
-
-@pytest.fixture(scope="session")
 def elsewhere() -> Iterator[Elsewhere]:
     """One server in a process of its own."""
     with Elsewhere() as vendor:
         yield vendor
-
-
-@pytest.fixture
-def script(vendor: Vendor) -> Iterator[Script]:
-    """What this test's clients are answered; at the end the server has done with all of them, and never failed."""
-    script = vendor.script(f"key-{uuid4().hex}")
-    yield script
-    script.close()
-    failures, vendor.failures = vendor.failures, []
-    assert failures == []
 
 
 @pytest.fixture
