@@ -40,12 +40,14 @@ REMEMBERED = 1_000
 class Terms:
     """What `track` was told, and what its client has heard.
 
-    `max_tokens` is the output that a request is limited to which sets no limit itself. `earlier` are the tokens of
+    `max_tokens` is the output that a request is limited to which sets no limit itself, `stream_usage` whether streamed
+    chats are asked to tell their usage. `earlier` are the tokens of
     conversations, by the id of their newest answer, so that a request that only names one can be weighed.
     """
 
     prices: PriceList
     max_tokens: int | None = None
+    stream_usage: bool = True
     earlier: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def remember(self, answer: Any, usage: Usage) -> None:

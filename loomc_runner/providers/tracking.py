@@ -52,6 +52,7 @@ def track(
     prices: Mapping[str, Price] | None = None,
     unknown_price: Price | None = None,
     max_tokens: int | None = None,
+    stream_usage: bool = True,
 ) -> C:
     """Let the calls of a vendor's client charge the step they are made in, and refuse those that do not fit the budget.
 
@@ -67,6 +68,8 @@ def track(
         unknown_price: What models cost that no price is known for. Without it such a model is an error.
         max_tokens: The output that is asked for where a request sets no limit itself. Under a dollar cap a request
             needs one, since what it may cost is not known else.
+        stream_usage: Ask streamed chats for their usage, which OpenAI does not tell otherwise. False for a compatible
+            server that refuses `stream_options`: its streams are charged as they report by themselves, or estimated.
 
     Raises:
         SpecError: When it is no client of theirs, or an option cannot work.
@@ -88,7 +91,7 @@ def track(
             f"track({client!r}): this version of {vendor} has no {missing[0]}, which track stands on; "
             f"upgrade it: pip install -U {vendor}"
         )
-    terms = Terms(PriceList(prices or {}, unknown_price, vendor, base_url), max_tokens)
+    terms = Terms(PriceList(prices or {}, unknown_price, vendor, base_url), max_tokens, stream_usage)
     _install(client, vendor, terms)
     return client
 
@@ -269,7 +272,7 @@ class _Asked:
         if self.terms.max_tokens is not None and all(body.get(name) is None for name in LIMITS[self.kind]):
             limited = limit_field(self.kind, is_official=self.is_official)
             added |= {} if limited is None else {limited: self.terms.max_tokens}
-        if self.kind == "chat" and self.is_stream:
+        if self.kind == "chat" and self.is_stream and self.terms.stream_usage:
             wanted = body.get("stream_options") or {}
             self.hides_usage = not wanted.get("include_usage")
             added["stream_options"] = {**wanted, "include_usage": True}

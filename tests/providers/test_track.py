@@ -104,6 +104,14 @@ def test_who_asks_for_the_usage_gets_it(steps: Steps, script: Script) -> None:
         assert heard[0][-1].usage.total_tokens == 1150
 
 
+def test_a_server_that_refuses_to_be_asked_is_not_asked(steps: Steps, script: Script) -> None:
+    """With `stream_usage=False` a streamed chat is sent as it is; what it does not tell is estimated."""
+    client = track(steps.sdk.client(script, "chat"), stream_usage=False)
+    (charge,) = steps.charges(steps.run(client, ("chat", "stream")))
+    assert charge.estimated
+    assert "stream_options" not in script.seen[0].body
+
+
 def test_it_is_the_same_client(anthropic_client: Any, script: Script) -> None:
     """`track` gives back what it was given, of the same type, and may be called again with other prices."""
     client = anthropic_client(script)
