@@ -52,8 +52,7 @@ def dearest(
         CostError: When nothing in the request limits what it may cost, or no price is known; the message names the fix.
     """
     now = at or datetime.now(UTC)
-    uppers = (_upper(tried, kind, prices, now) for tried in _attempts(body))
-    most = max(uppers, key=lambda usage: prices.nano_usd(usage, now))
+    most = _dearest([_upper(tried, kind, prices, now) for tried in _attempts(body)], prices, now)
     before = {
         name: most.counts[name] + earlier for name in ("input_tokens", "cache_write_tokens") if name in most.counts
     }
