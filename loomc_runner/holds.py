@@ -8,9 +8,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from loomc_runner.context import Meter, Scope, enclosing_calls, record_charge, store_charge
-from loomc_runner.errors import BudgetExhausted, LoomcError, StoreError
-from loomc_runner.records import Charge
+from loomc_runner.context import Meter, Scope, enclosing_calls, record_charge
+from loomc_runner.errors import BudgetExhausted, LoomcError, StoreBusy, StoreError
+from loomc_runner.records import Charge, Transition
+from loomc_runner.store import block, finish, in_event_loop, patiently
 
 
 @dataclass(eq=False, slots=True)
@@ -19,7 +20,8 @@ class Hold:
 
     `charge` is what it may cost at most, as it is on record while nobody knows better. `is_over` says whether the call
     has ended, and `assume` what it is charged when it has and nobody said what it cost. `meters` are the durable calls
-    that it is made in, wherever it is settled.
+    that it is made in, wherever it is settled. Only the hold itself puts its `charge` on record, and not once it is
+    settled: nothing that is stored late takes the place of what the call has cost.
     """
 
     scope: Scope
@@ -27,6 +29,31 @@ class Hold:
     is_over: Callable[[], bool]
     assume: Callable[[], Charge]
     meters: tuple[Meter, ...] = field(default_factory=enclosing_calls)
+    is_recorded: bool = False
+
+    def record(self) -> None:
+        """Put on record what the call may cost, if that is not there yet; a store that is busy is waited for."""
+        if not self.is_recorded:
+            finish(patiently(block, self.try_to_record))
+
+    async def record_async(self) -> None:
+        """The same for async code."""
+        import asyncio
+
+        if not self.is_recorded:
+            await patiently(asyncio.sleep, self.try_to_record)
+
+    def try_to_record(self) -> None:
+        """Put on record what the call may cost, unless it is settled.
+
+        Raises:
+            StoreBusy: When the store cannot take it now.
+        """
+        with self.scope.lock:
+            if self in self.scope.holds:
+                change = Transition(self.charge.at, charges=(self.charge,), keep_in_flight=True)
+                self.scope.store.commit(self.scope.lease, change)
+                self.is_recorded = True
 
     def settle(self, charge: Charge) -> None:
         """Record what the call has cost, in the place of what it might; once, whoever comes first.
@@ -51,7 +78,6 @@ class Hold:
             if self not in scope.holds:
                 return False
             scope.holds.discard(self)
-            scope.pending[:] = [each for each in scope.pending if each.key != held.key]  # what it might have cost
         known = dataclasses.replace(charge, key=held.key)
         record_charge(scope, known, lambda: self._count(known))
         return True
@@ -66,19 +92,29 @@ class Hold:
 def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Callable[[], Charge]) -> Hold:
     """Reserve what a call may cost at most, and put that on record, before it is made.
 
+    Where an event loop would have to wait for the store, it is not there yet: `record` it before the call is made.
+
     Raises:
         BudgetExhausted: When it does not fit what is left, here or in an enclosing run; the call must not be made.
     """
     settle_all(scope, only_over=True)
     held = Hold(scope, dataclasses.replace(charge, estimated=True, key=uuid.uuid4().hex), is_over, assume)
     scope.account.hold(charge.nano_usd, charge.tokens)
-    try:
-        store_charge(scope, held.charge)
-    except BaseException:
-        scope.account.release(charge.nano_usd, charge.tokens)
-        raise
     with scope.lock:
         scope.holds.add(held)
+    try:
+        if in_event_loop():
+            with suppress(StoreBusy):
+                held.try_to_record()
+        else:
+            held.record()
+    except BaseException:
+        with scope.lock:
+            is_ours = held in scope.holds
+            scope.holds.discard(held)
+        if is_ours:
+            scope.account.release(charge.nano_usd, charge.tokens)
+        raise
     return held
 
 

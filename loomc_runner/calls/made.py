@@ -130,10 +130,12 @@ class Made:
         run_id = self.scope.lease.run_id
         with metered(run_id, entry, once=self.spec.once) as meter:
             try:
-                with around(run_id, entry.step_n, entry.seq):
-                    value = await self._within_its_time()
-                text = self._as_text(value)
-                settle_all(self.scope, within=meter)
+                try:
+                    with around(run_id, entry.step_n, entry.seq):
+                        value = await self._within_its_time()
+                    text = self._as_text(value)
+                finally:  # what it has asked for and left open belongs to it
+                    settle_all(self.scope, within=meter)
             except Exception as caught:
                 if self._is_cut_off(caught):  # in the middle: what it has done is not known, but what it has cost
                     await self._put(dataclasses.replace(entry, nano_usd=meter.nano_usd))

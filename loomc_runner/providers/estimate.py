@@ -52,11 +52,7 @@ def dearest(
         CostError: When nothing in the request limits what it may cost, or no price is known; the message names the fix.
     """
     now = at or datetime.now(UTC)
-    most = _dearest([_upper(tried, kind, prices, now) for tried in _attempts(body)], prices, now)
-    before = {
-        name: most.counts[name] + earlier for name in ("input_tokens", "cache_write_tokens") if name in most.counts
-    }
-    return replace(most, counts={**most.counts, **before})
+    return _after(earlier, _dearest([_upper(tried, kind, prices, now) for tried in _attempts(body)], prices, now))
 
 
 def broken_off(
@@ -66,6 +62,8 @@ def broken_off(
     reported: Usage | None,
     received_bytes: int,
     at: datetime | None = None,
+    *,
+    earlier: int = 0,
 ) -> Usage:
     """What an answer has likely used that broke off on its way: as reported as far as it goes, else estimated upwards.
 
@@ -77,17 +75,26 @@ def broken_off(
         received_bytes: How many bytes of text had come, thinking and calls of tools included. Two make a token; what
             the model thought unseen is not in it.
         at: When the request was made; now, if left out.
+        earlier: Tokens of an earlier conversation, as for `dearest`.
     """
     limit, come = _limit(body, kind), math.ceil(received_bytes / BYTES_PER_TOKEN)
     output = come if limit is None else min(come, limit)
     if reported is None:
-        return _upper(body, kind, prices, at or datetime.now(UTC), output)
+        return _after(earlier, _upper(body, kind, prices, at or datetime.now(UTC), output))
     output = max(output, reported.counts.get("output_tokens", 0))
     known = replace(reported, model=reported.model or _model(body))
     if not reported.counts.get("input_tokens"):
-        upper = _upper(body, kind, prices, at or datetime.now(UTC), output)
+        upper = _after(earlier, _upper(body, kind, prices, at or datetime.now(UTC), output))
         known = replace(known, counts={**upper.counts, **{name: n for name, n in reported.counts.items() if n}})
     return replace(known, counts={**known.counts, "output_tokens": output})
+
+
+def _after(earlier: int, usage: Usage) -> Usage:
+    """A usage whose input comes after so many tokens of an earlier conversation."""
+    more = {
+        name: usage.counts[name] + earlier for name in ("input_tokens", "cache_write_tokens") if name in usage.counts
+    }
+    return replace(usage, counts={**usage.counts, **more})
 
 
 def _attempts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

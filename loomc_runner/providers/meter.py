@@ -77,6 +77,7 @@ class Metered:
         self.received = 0
         self.is_read_along = False
         self._held: Hold | None = None
+        self._earlier: int | None = None
 
     def prepare(self, body: Mapping[str, Any]) -> None:
         """A try is about to be made with this body: hold what it may cost, unless that is held already.
@@ -91,8 +92,19 @@ class Metered:
             self._held = None
         if self._held is None:
             self.body, self.model, self.sent = body, str(body.get("model")), 0
+            self._earlier = self.terms.earlier.get(str(body.get("previous_response_id")))
             self.most = self._most()
             self._hold()
+
+    def record(self) -> None:
+        """It is about to be sent: what it may cost is on record from now, also when the store was busy before."""
+        if self._held is not None:
+            self._held.record()
+
+    async def record_async(self) -> None:
+        """The same for an async client."""
+        if self._held is not None:
+            await self._held.record_async()
 
     def ended(self, usage: Usage | None, received: int = 0) -> None:
         """It was answered: charge what it reports, else what its length comes to; the most, if that has no price.
@@ -134,7 +146,8 @@ class Metered:
         return usage
 
     def left(self) -> None:
-        """Nobody hears any more of it: charge what it is taken to have cost."""
+        """Nothing more comes of it: charge what it is taken to have cost."""
+        self.is_over = lambda: True
         if self._held is not None:
             self._held.settle_as_assumed()
 
@@ -195,16 +208,25 @@ class Metered:
 
     def _most(self) -> Usage:
         """What the request may use at most; where no limit asks for that, at least what it sends."""
-        ledger, body = self.scope.account.ledger, dict(self.body)
-        earlier = self.terms.earlier.get(str(body.get("previous_response_id")))
-        if earlier is not None:
-            del body["previous_response_id"]
+        ledger = self.scope.account.ledger
         try:
-            return dearest(body, self.kind, self.prices, self.scope.clock.now(), earlier=earlier or 0)
+            body, earlier = self._weighed
+            return dearest(body, self.kind, self.prices, self.scope.clock.now(), earlier=earlier)
         except CostError:
             if ledger.dollar_capped or any(each.budget.tokens is not None for each in ledger.lineage):
                 raise
-        return broken_off(self.body, self.kind, self.prices, None, 0)
+        return self._broken_off(None, 0)
+
+    @property
+    def _weighed(self) -> tuple[Mapping[str, Any], int]:
+        """The body without the conversation it names, and the tokens of that, where they are known."""
+        if self._earlier is None:
+            return self.body, 0
+        return {name: value for name, value in self.body.items() if name != "previous_response_id"}, self._earlier
+
+    def _broken_off(self, reported: Usage | None, received: int) -> Usage:
+        body, earlier = self._weighed
+        return broken_off(body, self.kind, self.prices, reported, received, earlier=earlier)
 
     def _assumed(self) -> Charge:
         """What it is charged when nobody says what it has used: the most, unless somebody has counted what came of it.
@@ -213,8 +235,8 @@ class Metered:
         """
         if not self.is_read_along:
             return self._charge(self.most)
-        received = self.received if self.is_over() else BYTES_PER_TOKEN * self.most.counts["output_tokens"]
-        return self._charge(broken_off(self.body, self.kind, self.prices, self.reported, received))
+        may_come = 0 if self.is_over() else BYTES_PER_TOKEN * self.most.counts["output_tokens"]
+        return self._charge(self._broken_off(self.reported, max(self.received, may_come)))
 
     def _dearest(self) -> Charge:
         return replace(self._charge(self.most), estimated=True)
@@ -228,7 +250,8 @@ class Metered:
 
     def _charge(self, usage: Usage) -> Charge:
         at = self.scope.clock.now()
-        priced_as = self.prices.name_for(self.model, usage.model)
+        others = [entry.get("model") for entry in self.body.get("fallbacks") or () if isinstance(entry, Mapping)]
+        priced_as = self.prices.name_for(None if usage.model in others else self.model, usage.model)
         nano = self.prices.nano_usd(replace(usage, model=priced_as), at)
         label = self.scope.purpose or self.model
         return Charge(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from loomc_runner import deadline
-from loomc_runner.context import Scope, current_scope, write, write_async
+from loomc_runner.context import Scope, current_scope
 from loomc_runner.errors import LoomcWarning, SpecError
 from loomc_runner.providers.estimate import LIMITS, limit_field
 from loomc_runner.providers.meter import Metered, Terms, was_never_sent
@@ -35,7 +35,9 @@ KINDS = {
 
 FREE = re.compile(
     r"/(?:conversations|files|file_batches|moderations|organization|organizations|skills|uploads)(?:/|$)"
-    r"|/(?:assistants|cancel|count_tokens|input_tokens|messages|threads|vector_stores)(?:/[^/]+)?$"
+    r"|/(?:assistants|vector_stores)(?:/[^/]+)?$"
+    r"|/(?:cancel|count_tokens|input_tokens)$"
+    r"|/threads(?:/(?!runs$)[^/]+(?:/messages(?:/[^/]+)?)?)?$"
     r"|/chat/completions/[^/]+$"
 )
 """What is not paid for when it is asked for, by its address; all else that cannot be charged here is warned of."""
@@ -112,7 +114,7 @@ def vendor_of(client: Any) -> str | None:
 def is_official(client: Any) -> bool:
     """Whether a client asks OpenAI itself, or Azure, and not a server that is compatible with it."""
     host = urlsplit(str(getattr(client, "base_url", ""))).hostname or ""
-    return host.endswith((".openai.com", ".azure.com"))
+    return host.endswith((".openai.com", ".azure.com", ".azure.us", ".azure.cn"))
 
 
 def _install(client: Any, vendor: str, terms: Terms) -> None:
@@ -190,8 +192,7 @@ def _prepare(original: Callable[..., Any], options: Any) -> Any:
 def _send(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = _as_user_code(original, *args, **kwargs)
     if (asked := _under_way.get()) is not None:
-        if asked.scope.pending:  # what it may cost is on record before it is sent
-            write(asked.scope)
+        asked.call.record()
         asked.call.sent += 1
     return result
 
@@ -199,8 +200,7 @@ def _send(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 async def _send_async(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     result = await original(*args, **kwargs)
     if (asked := _under_way.get()) is not None:
-        if asked.scope.pending:
-            await write_async(asked.scope)
+        await asked.call.record_async()
         asked.call.sent += 1
     return result
 

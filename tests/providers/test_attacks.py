@@ -14,11 +14,11 @@ from typing import Any
 import httpx2
 import pytest
 from anthropic import Anthropic
-from openai import OpenAI
+from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel
 
 from asking import REQUESTS, Run, Sdk, resource_of
-from loomc_runner import Budget, LoomcWarning, StoreError, loop, spend, track
+from loomc_runner import Budget, LoomcWarning, Price, StoreBusy, StoreError, loop, spend, track
 from loomc_runner.providers.stream import SMALLEST_FRAME
 from loomc_runner.records import Charge
 from loomc_runner.store.memory import MemoryStore
@@ -127,7 +127,81 @@ def test_what_is_paid_for_and_cannot_be_charged_is_warned_of(openai_client: Any,
     charged(update)
 
 
+@pytest.mark.parametrize("path", ["/messages/batches", "/threads/runs", "/threads/t/runs", "/batches"])
+def test_what_only_looks_like_what_is_free_is_warned_of(openai_client: Any, script: Script, path: str) -> None:
+    """A batch, or a thread that is made and run at once, costs money, whatever stands around it in the address."""
+    client = track(openai_client(script))
+
+    def work() -> None:
+        spend(usd=0.01)
+        with pytest.raises(Exception, match=r"404|Not Found"):
+            client.post(path, cast_to=object, body={})
+
+    with pytest.warns(LoomcWarning, match="cannot charge POST"):
+        charged(work)
+
+
 # --- what is answered
+
+
+@pytest.mark.parametrize("way", ["plain", "stream", "streaming"])
+def test_a_whole_answer_without_usage_is_charged_by_its_length(steps: Steps, script: Script, way: Any) -> None:
+    """Nothing more comes of it: it does not cost all the output that it was allowed."""
+    script.always(Reply(usage="absent"))
+    (charge,) = steps.charges(steps.run(track(steps.sdk.client(script, "chat")), ("chat", way)))
+    assert charge.estimated
+    assert charge.usage is not None
+    assert 0 < charge.usage["output_tokens"] < 500
+
+
+@pytest.mark.parametrize("budget", [Budget(usd=0.10, iterations=1), Budget(iterations=1)], ids=["capped", "uncapped"])
+def test_what_follows_a_known_answer_is_estimated_by_its_length(
+    openai_client: Any, script: Script, budget: Budget
+) -> None:
+    """An answer without usage to a request with `previous_response_id` costs no whole context window."""
+    client, memory = track(openai_client(script)), MemoryStore()
+
+    @loop(checkpoint=memory, budget=budget, name="tests:attack")
+    def attacked(n: int) -> int:
+        script.next(Reply(), Reply(usage="absent"))
+        first = client.responses.create(**REQUESTS["responses"])
+        client.responses.create(**REQUESTS["responses"], previous_response_id=first.id)
+        return n + 1
+
+    _, second = memory.charges(attacked.run(0).run_id)
+    assert second.estimated
+    assert second.usage is not None
+    assert 1_020 < second.usage["input_tokens"] < 2_000
+
+
+def test_what_has_come_of_an_open_stream_counts_where_nothing_limits_it(openai_client: Any, script: Script) -> None:
+    """Without a limit nobody knows what is to come, but what has come is no less than that."""
+    gate, kept, memory = Gate(), list[Any](), MemoryStore()
+    script.always(Reply(hold=gate, hold_after="usage"))
+    client = track(openai_client(script))
+    request = {name: value for name, value in REQUESTS["chat"].items() if not name.startswith("max")}
+
+    @loop(checkpoint=memory, budget=Budget(iterations=1), name="tests:attack")
+    def attacked(n: int) -> int:
+        kept.append(client.chat.completions.create(**request, stream=True))
+        pieces = (chunk.choices[0] for chunk in kept[0] if chunk.choices)
+        kept.append(next(piece for piece in pieces if piece.finish_reason or piece.delta.content))
+        return n + 1
+
+    (charge,) = memory.charges(attacked.run(0).run_id)
+    gate.open()
+    assert charge.usage is not None
+    assert charge.usage["output_tokens"] > 0
+
+
+def test_a_model_that_stands_in_has_its_own_price(anthropic_client: Any, script: Script) -> None:
+    """The price that was given for the model that was asked is not that of one named to serve in its place."""
+    script.always(Reply(model="claude-sonnet-5-5"))
+    client = track(anthropic_client(script), prices={"claude-haiku-5-5": Price(0, 0)})
+    more = {"extra_body": {"fallbacks": [{"model": "claude-sonnet-5-5"}]}}
+    ask = lambda: client.messages.create(**REQUESTS["messages"] | {"model": "claude-haiku-5-5"}, **more)  # noqa: E731
+    assert bills(charged(ask)) == [(BILLED["messages"], False)]
+    assert charged(ask, usd=0.001) == []
 
 
 @pytest.mark.parametrize("way", ["plain", "stream"])
@@ -396,3 +470,61 @@ def test_a_store_that_fails_swallows_no_cancellation(async_openai_client: Any, s
 
     (charge,) = memory.charges(run(attacked.run(0)).run_id)
     assert charge.estimated
+
+
+class Slow(FaultyStore):
+    """A store that is busy for the first charges it gets."""
+
+    left = 3
+
+    def commit(self, lease: Any, transition: Any) -> Any:
+        """Be busy first."""
+        if self.left and transition.charges:
+            self.left -= 1
+            raise StoreBusy("locked by a test")
+        return super().commit(lease, transition)
+
+
+def test_a_late_record_of_what_was_held_replaces_no_charge(
+    script: Script, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls side by side record each its own hold: none is sent before, and none is put over what was charged."""
+    memory, on_record, doze = MemoryStore(), list[int](), asyncio.sleep
+    script.always(lambda _: on_record.append(len(memory.charges("r"))) or Reply())  # type: ignore[func-returns-value]
+
+    async def both() -> None:
+        waits, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            if seconds == 0.001 and not waits.is_set():  # the first wait for the busy store
+                waits.set()
+                await goes_on.wait()
+            else:
+                await doze(seconds)
+
+        async def soon() -> str:
+            await doze(0)
+            return script.key
+
+        async def later() -> str:
+            await waits.wait()
+            return script.key
+
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        async with (
+            AsyncOpenAI(api_key=soon, base_url=f"{script.url}/v1") as one,
+            AsyncOpenAI(api_key=later, base_url=f"{script.url}/v1") as other,
+        ):
+            asking = asyncio.create_task(track(one).chat.completions.create(**REQUESTS["chat"]))
+            await track(other).chat.completions.create(**REQUESTS["chat"])
+            goes_on.set()
+            await asking
+
+    @loop(checkpoint=Slow(memory), budget=Budget(usd=1, iterations=1), name="tests:attack")
+    async def attacked(n: int) -> int:
+        await both()
+        return n + 1
+
+    run(attacked.run(0, run_id="r"))
+    assert on_record == [1, 2]
+    assert bills(list(memory.charges("r"))) == [(BILLED["chat"], False)] * 2

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asking import REQUESTS, Run, Sdk, resource_of
-from loomc_runner import Budget, LoomcWarning, Price, SpecError, loop, spend, track
+from loomc_runner import Budget, LoomcWarning, Price, SpecError, loop, spend, tool, track
 from loomc_runner.errors import StoreBusy
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLiteStore
@@ -344,6 +345,33 @@ def test_a_stream_that_is_still_open_may_bring_all_it_allows(steps: Steps, scrip
     (charge,) = steps.charges(result)
     assert charge.usage is not None
     assert (charge.estimated, charge.usage["input_tokens"], charge.usage["output_tokens"]) == (True, 1200, 1024)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_stream_that_a_tool_leaves_open_is_part_of_what_the_tool_cost(
+    anthropic_client: Any, script: Script, fails: bool
+) -> None:
+    """It is settled when the call ends, also by an error, and stands with it on record."""
+    client, store, kept = track(anthropic_client(script)), MemoryStore(), list[Any]()
+
+    @tool
+    def listen() -> str:
+        stream = resource_of(client, "messages").create(**REQUESTS["messages"], stream=True)
+        kept.extend([stream, next(iter(stream))])
+        if fails:
+            raise ValueError("enough")
+        return "heard"
+
+    @loop(checkpoint=store, budget=Budget(usd=1, iterations=1))
+    def use(n: int) -> int:
+        with suppress(ValueError):
+            listen()
+        return n
+
+    result = use.run(0)
+    (call,), (charge,) = store.calls(result.run_id), store.charges(result.run_id)
+    assert (call.status, call.nano_usd) == ("failed" if fails else "done", charge.nano_usd)
+    assert charge.nano_usd > 0
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
