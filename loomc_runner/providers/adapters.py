@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -29,7 +30,7 @@ LONGEST_ANSWER = 1024
 
 
 @dataclass(frozen=True)
-class Adapter:
+class Adapter(ABC):
     """What the adapters of both vendors have in common.
 
     Args:
@@ -107,13 +108,13 @@ class Adapter:
         kind = _AsyncJudge if inspect.iscoroutinefunction(type(client).request) else _Judge
         return converge.judge(kind(self, client, prompt, text_fn or str, max_tokens), every=every, agree=agree)
 
+    @abstractmethod
     def ask(self, client: Any, instructions: str, text: str, max_tokens: int) -> Any:
         """The vendor's answer to a text under instructions; of an async client something to await."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text_of(self, response: Any) -> str:
         """The text of the vendor's answer."""
-        raise NotImplementedError
 
 
 class AnthropicAdapter(Adapter):
