@@ -67,9 +67,11 @@ class Life:
         self.process.wait()
 
     def end(self) -> str:
-        """Let it end by itself; the rest of what it said."""
-        words, _ = self.process.communicate(timeout=30)
-        assert self.process.returncode == 0, words
+        """Let it end by itself; the rest of what it said, also what was read ahead with an earlier line."""
+        self.process.stdin.close()
+        self.process.stdin = None
+        words = self.process.stdout.read()  # `communicate` would not see what is buffered
+        assert self.process.wait(timeout=30) == 0, words
         return str(words).strip()
 
 
