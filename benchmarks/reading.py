@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loomc_runner.records import Run, RunStatus, Transition
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 LOOMC = [sys.executable, "-c", "from loomc_runner.cli import main; main()"]
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -38,7 +38,7 @@ class Taken(NamedTuple):
 
 def fill(path: Path, runs: int, steps: int) -> None:
     """A database with many runs, one of a hundred steps, and one that is long."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
     for run_id in ("short", "long"):
         lease = store.create_run(Run(run_id, "module:loop", AT, AT), '{"n": 0}')
         store.commit(lease, Transition(AT, status=RunStatus.COMPLETED, stop_reason="done: the step said so"))

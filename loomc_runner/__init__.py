@@ -59,6 +59,7 @@ if _TYPE_CHECKING:
     from loomc_runner.records import Done, RunResult, RunStatus, StepRecord
     from loomc_runner.retry import Retry
     from loomc_runner.store import Store
+    from loomc_runner.store.sqlite import SQLite
     from loomc_runner.stream import AsyncStream, Stream
     from loomc_runner.whatif import WhatIf
 
@@ -104,6 +105,7 @@ __all__ = [
     "RunResult",
     "RunStatus",
     "RunStopped",
+    "SQLite",
     "ScoreError",
     "SpecError",
     "StallError",
@@ -159,6 +161,7 @@ _HOMES = {
     "records": "Done RunResult RunStatus StepRecord",
     "retry": "Retry",
     "store": "Store",
+    "store.sqlite": "SQLite",
     "stream": "AsyncStream Stream",
     "whatif": "WhatIf",
 }

@@ -22,7 +22,7 @@ from loomc_runner.store.base import (
 
 if TYPE_CHECKING:
     from loomc_runner.store.memory import MemoryStore
-    from loomc_runner.store.sqlite import SQLiteStore
+    from loomc_runner.store.sqlite import SQLite
 
 __all__ = [
     "ENDED",
@@ -80,9 +80,9 @@ def open_store(checkpoint: str | os.PathLike[str] | Store) -> Store:
 
 def open_reader(path: str | os.PathLike[str] | None = None) -> Store:
     """A store that only reads an existing file."""
-    from loomc_runner.store.sqlite import SQLiteStore
+    from loomc_runner.store.sqlite import SQLite
 
-    return SQLiteStore(default_path() if path is None else _path_in(os.fspath(path)), read_only=True)
+    return SQLite(default_path() if path is None else _path_in(os.fspath(path)), read_only=True)
 
 
 def _path_in(text: str) -> Path:
@@ -95,10 +95,10 @@ def _memory_store() -> MemoryStore:
     return MemoryStore()
 
 
-def _sqlite_store(path: Path) -> SQLiteStore:
-    from loomc_runner.store.sqlite import SQLiteStore
+def _sqlite_store(path: Path) -> SQLite:
+    from loomc_runner.store.sqlite import SQLite
 
-    return SQLiteStore(path)
+    return SQLite(path)
 
 
 def _verbs() -> list[str]:

@@ -11,8 +11,9 @@ import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
-from loomc_runner.errors import RunNotFound, StoreBusy, StoreError
+from loomc_runner.errors import RunNotFound, SpecError, StoreBusy, StoreError
 from loomc_runner.store import schema
 from loomc_runner.store.sql import transaction
 
@@ -24,6 +25,11 @@ OPENING_S, READER_S = 0.25, 5.0
 
 LOOK_S = 1.0
 """How often to look whether the file is still the one that was opened; a look costs as much as a small step."""
+
+Durability = Literal["power", "process"]
+
+SYNCHRONOUS = {"power": "FULL", "process": "NORMAL"}
+"""When SQLite waits for the disk: at each commit, or only where the log is merged into the file."""
 
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL}
 
@@ -39,7 +45,7 @@ HINTS = {
 
 
 class SQLiteFile:
-    """One SQLite file as all threads of a process use it, with power-loss durability (WAL, `synchronous=FULL`).
+    """One SQLite file as all threads of a process use it.
 
     One connection serves all threads, one after the other: SQLite takes one writer at a time anyway, and so threads
     never find it busy. It is closed before a fork, because a forked process does not have the locks that SQLite
@@ -49,11 +55,17 @@ class SQLiteFile:
 
     Args:
         path: The file; it and its folder are made at the first write.
+        durability: What a commit survives: `"power"` or `"process"`.
         read_only: Read an existing file and create nothing; older tables are read as they are.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, read_only: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability = "power", read_only: bool = False
+    ) -> None:
+        if durability not in SYNCHRONOUS:
+            raise SpecError(f'durability={durability!r}: give "power" (survives a power cut) or "process"')
         self.path = Path(path).resolve()
+        self.durability = durability
         self.read_only = read_only
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None
@@ -120,7 +132,7 @@ class SQLiteFile:
         db = connect(self.path, "rwc" if self._writable else reader_mode(self.path))
         try:
             if self._writable:
-                db.execute("PRAGMA synchronous = FULL")
+                db.execute(f"PRAGMA synchronous = {SYNCHRONOUS[self.durability]}")
                 db.execute("PRAGMA fullfsync = 1")  # macOS: through the disk's own cache too
                 schema.prepare(db, self.path)
                 db.execute("PRAGMA journal_mode = WAL")

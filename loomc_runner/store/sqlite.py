@@ -38,16 +38,24 @@ MANY = 2**62
 """More steps than any run has."""
 
 
-class SQLiteStore(SQLiteFile):
-    """Runs in one SQLite file, with power-loss durability (WAL, `synchronous=FULL`).
+class SQLite(SQLiteFile):
+    """Runs in one SQLite file; give one as `checkpoint=` to choose how durable it is, else a path is enough.
 
     Args:
         path: The file; it and its folder are made at the first write.
+        durability: What a commit survives, once it has returned. `"power"`, the default, is a power cut: each commit
+            waits for the disk (WAL, `synchronous=FULL`). `"process"` is the death of the process, by a `kill -9` too,
+            but a power cut may cost the newest steps (`synchronous=NORMAL`; the file stays sound): a commit takes a
+            fraction of the time. Choose it for loops of very short steps whose last seconds are cheap to repeat.
         read_only: Read an existing file and create nothing; older tables are read as they are.
+
+    Raises:
+        SpecError: For another durability.
     """
 
     def __repr__(self) -> str:
-        return f"SQLiteStore({str(self.path)!r})"
+        how = "" if self.durability == "power" else f", durability={self.durability!r}"
+        return f"SQLite({str(self.path)!r}{how})"
 
     # --- writing
 

@@ -24,7 +24,7 @@ from loomc_runner.records import (
     StepRecord,
     Transition,
 )
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -97,7 +97,7 @@ def hostile(tmp_path_factory):
 
 def fill(folder) -> None:
     """Make the runs through the store itself."""
-    store = SQLiteStore(folder / ".loomc/checkpoints.db")
+    store = SQLite(folder / ".loomc/checkpoints.db")
     state = json.dumps({PAYLOAD: PAYLOAD + "\ud800", "text": f"{PAYLOAD}\nline", "long": LONG})
     for run_id, status in (("r", RunStatus.WAITING), ("other", RunStatus.FAILED)):
         hostile = {"loop": PAYLOAD, "source": PAYLOAD, "tags": (PAYLOAD, LONG), "notes": (PAYLOAD,)}

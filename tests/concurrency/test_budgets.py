@@ -16,7 +16,7 @@ from killing import KILLED, NEVER, Death, Fuse, live
 from loomc_runner import Budget, BudgetExhausted, Done, RunMismatch, loop, spend
 from loomc_runner.records import NANO, Run
 from loomc_runner.store import Store
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """pytest-xdist has a thread of its own; the lives that are forked here do not need it."""
@@ -30,7 +30,7 @@ class Till:
 
     def __init__(self, folder: Path, death: Death = NEVER) -> None:
         self.path, self.fuse = folder / "till", Fuse(death)
-        self.store = death.around(SQLiteStore(folder / "checkpoints.db"))
+        self.store = death.around(SQLite(folder / "checkpoints.db"))
 
     def pay(self, usd: float = PRICE) -> None:
         """Pay, and say so."""
@@ -147,7 +147,7 @@ def family(store: Store, run: Run) -> list[Run]:
 
 def spent_over_six_lives(folder: Path, shape: Outer, budget: Budget, childs: Budget) -> float:
     """Five lives that are killed at some moment, and one that goes on until the budget ends it; the dollars spent."""
-    store = SQLiteStore(folder / "checkpoints.db", read_only=True)
+    store = SQLite(folder / "checkpoints.db", read_only=True)
     deaths = [Death("after", 9), Death("inside", 5), Death("before", 11), Death("inside", 13), Death("after", 8)]
     assert [live(one_life, folder, shape, budget, childs, death) for death in deaths] == [KILLED] * 5
     assert live(one_life, folder, shape, budget, childs, NEVER) == 0
@@ -180,7 +180,7 @@ def test_a_payment_that_a_kill_kept_from_being_recorded_is_counted(shape: Outer,
     budget = Budget(usd=CAP[shape], step_usd=COST[shape])
     assert live(one_life, tmp_path, shape, budget, Budget(step_usd=PRICE), Death("inside", 2)) == KILLED
     assert live(one_life, tmp_path, shape, budget, Budget(step_usd=PRICE), NEVER) == 0
-    recorded, _ = SQLiteStore(tmp_path / "checkpoints.db", read_only=True).subtree("root")
+    recorded, _ = SQLite(tmp_path / "checkpoints.db", read_only=True).subtree("root")
     assert recorded >= round(Till(tmp_path).total * NANO)
 
 
@@ -274,7 +274,7 @@ def test_a_step_that_was_cut_off_counts_for_what_the_next_is_expected_to_cost(tm
 
     assert live(one_dear_life, Death("before", 5)) == KILLED  # the commit of the second step
     assert live(one_dear_life, NEVER) == 0
-    root = SQLiteStore(tmp_path / "checkpoints.db", read_only=True).get_run("root")
+    root = SQLite(tmp_path / "checkpoints.db", read_only=True).get_run("root")
     assert (root.status, root.steps, root.nano_usd) == ("budget_exhausted", 1, round((PRICE + 1.0) * NANO))
 
 

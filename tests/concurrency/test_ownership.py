@@ -17,7 +17,7 @@ import pytest
 
 from killing import FORK, KILLED, live
 from loomc_runner import Budget, Done, RunLocked, RunLost, loop, spend
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """pytest-xdist has a thread of its own; the lives that are forked here do not need it."""
@@ -38,7 +38,7 @@ def count(number: int) -> int | Done[int, None]:
 
 def assert_nothing_lost(path: str) -> None:
     """Every loop is complete, with all its steps and all its money."""
-    store = SQLiteStore(path, read_only=True)
+    store = SQLite(path, read_only=True)
     runs = store.list_runs()
     assert len(runs) == LOOPS
     assert {(run.status, run.steps, run.nano_usd) for run in runs} == {("completed", STEPS, STEPS * 10_000_000)}
@@ -134,7 +134,7 @@ def test_of_two_processes_that_resume_a_run_one_works_and_the_other_is_told(tmp_
                 refused[number].set()
 
     at_once(2, work)
-    runs = SQLiteStore(path, read_only=True).list_runs()
+    runs = SQLite(path, read_only=True).list_runs()
     assert sorted(log.read_text().split()) == sorted(f"{run.id}:{value}" for run in runs for value in (1, 2))
     assert [(run.status, run.steps, run.epoch) for run in runs] == [("completed", STEPS, 2)] * rounds
 
@@ -164,7 +164,7 @@ def test_a_process_that_lost_its_run_commits_nothing_more(tmp_path: Path) -> Non
     taken.set()
     loser.join(30)
     assert loser.exitcode == 0
-    run = SQLiteStore(path, read_only=True).get_run("run")
+    run = SQLite(path, read_only=True).get_run("run")
     assert (run.status, run.steps, run.epoch, run.nano_usd) == ("completed", STEPS, 2, STEPS * 10_000_000)
 
 
@@ -182,7 +182,7 @@ def test_a_dead_owner_is_dead_though_a_process_it_forked_lives_on(tmp_path: Path
 
     try:
         assert live(counter(path, fork_and_die).run, 0) == KILLED
-        run = SQLiteStore(path, read_only=True).list_runs()[0]
+        run = SQLite(path, read_only=True).list_runs()[0]
         assert run.status == "interrupted"
         assert live(counter(path, count).resume, run.id) == 0
     finally:
@@ -204,7 +204,7 @@ def test_a_forked_process_cannot_write_to_its_parents_run(tmp_path: Path) -> Non
         return count(value)
 
     assert live(counter(path, step).run, 0) == 0
-    assert SQLiteStore(path, read_only=True).list_runs()[0].nano_usd == STEPS * 10_000_000
+    assert SQLite(path, read_only=True).list_runs()[0].nano_usd == STEPS * 10_000_000
 
 
 def test_a_fork_of_a_run_waits_for_a_busy_database(tmp_path: Path) -> None:
@@ -212,11 +212,11 @@ def test_a_fork_of_a_run_waits_for_a_busy_database(tmp_path: Path) -> None:
     path = str(tmp_path / "checkpoints.db")
     handle = counter(path, count)
     assert live(handle.run, 0) == 0
-    run = SQLiteStore(path, read_only=True).list_runs()[0]
+    run = SQLite(path, read_only=True).list_runs()[0]
     with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         release = threading.Timer(0.1, writer.execute, ["ROLLBACK"])
         release.start()
         forked = handle.fork(run.id, step=0)
         release.join()
-    assert SQLiteStore(path, read_only=True).get_run(forked).forked_from == f"{run.id}:0"
+    assert SQLite(path, read_only=True).get_run(forked).forked_from == f"{run.id}:0"

@@ -12,7 +12,7 @@ import pytest
 from loomc_runner import RunStatus, loop
 from loomc_runner.store import Store, owners
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FaultyStore, StoreContract
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def of_plain_functions(_: Path) -> Any:
 
 STORES = {
     "memory": lambda _: MemoryStore(),
-    "sqlite": lambda folder: SQLiteStore(folder / "runs.db"),
+    "sqlite": lambda folder: SQLite(folder / "runs.db"),
     "wrapped": lambda _: FaultyStore(MemoryStore()),
     "plain functions": of_plain_functions,
 }

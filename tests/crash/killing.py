@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 from loomc_runner.report.verify import verify
 from loomc_runner.store import Store
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.store.upkeep import damage
 from loomc_runner.testing import FaultyStore
 
@@ -68,7 +68,7 @@ def live(fn: Callable[..., object], *args: Any) -> int | None:
 
 def assert_records_are_whole(path: str) -> None:
     """Whatever was killed and when: no record has a gap or contradicts itself, and SQLite finds the file sound."""
-    with closing(SQLiteStore(path, read_only=True)) as store:
+    with closing(SQLite(path, read_only=True)) as store:
         found = {run.id: [str(finding) for finding in verify(store, run)] for run in store.list_runs()}
     assert found
     assert {run_id: findings for run_id, findings in found.items() if findings} == {}

@@ -13,7 +13,7 @@ from loomc_runner import BestScore, Budget, Done, Escalate, LastGood, loop, spen
 from loomc_runner.context import current_scope
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FaultyStore
 
 
@@ -111,10 +111,10 @@ def refine(kind: str, store: Store, run_id: str, fuse: Fuse) -> None:
 
 def one_life(kind: str, path: str, run_id: str, death: Death = NEVER) -> None:
     """What a process does: go on with a run, until that ends or death comes."""
-    refine(kind, death.around(SQLiteStore(path)), run_id, Fuse(death))
+    refine(kind, death.around(SQLite(path)), run_id, Fuse(death))
 
 
-class Traced(SQLiteStore):
+class Traced(SQLite):
     """A store each of whose statements may be the last."""
 
     def __init__(self, path: str, fuse: Fuse) -> None:
@@ -166,7 +166,7 @@ class Losses:
 
     def __init__(self, path: str, run_id: str) -> None:
         self.path, self.run_id = path, run_id
-        self.store = SQLiteStore(path, read_only=True)
+        self.store = SQLite(path, read_only=True)
         self.by_epoch: dict[int, tuple[int, bool]] = {}
         self.epoch = self.before = self.seen = 0
 

@@ -15,7 +15,7 @@ import pytest
 
 from killing import FORK, KILLED, Death, assert_records_are_whole, live
 from loomc_runner.errors import LoomcError, RunNotFound
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from refiners import KINDS, UNDISTURBED, Losses, committed, one_life, one_traced_life
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -40,7 +40,7 @@ def database() -> Iterator[str]:
 
 def assert_as_undisturbed(kind: str, losses: Losses) -> None:
     """The run has the steps of an undisturbed one, and its money is that one's and the losses."""
-    store, calm = SQLiteStore(losses.path, read_only=True), UNDISTURBED[kind]
+    store, calm = SQLite(losses.path, read_only=True), UNDISTURBED[kind]
     charges = store.charges(losses.run_id)
     assert committed(store, losses.run_id) == calm.committed
     assert store.get_run(losses.run_id).nano_usd == calm.nano_usd + losses.nano_usd

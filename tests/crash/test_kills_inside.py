@@ -20,7 +20,7 @@ from loomc_runner.errors import RunNotFound
 from loomc_runner.outside import find_question, give_answer
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, FaultyStore
 from toolers import Ledge, a_tree, go_on, grow_on, on_record, through_the_gate, workers
 
@@ -69,7 +69,7 @@ class Witness:
     """Who looks at a run after each death: what is on record as done must never be done again."""
 
     def __init__(self, path: str, run_id: str) -> None:
-        self.run_id, self.store = run_id, SQLiteStore(path)
+        self.run_id, self.store = run_id, SQLite(path)
         self.ledge = Ledge(Path(f"{path}-{run_id}"))
         self.frozen: dict[str, int] = {}
         self.deaths = 0
@@ -140,7 +140,7 @@ def test_a_gate_holds_over_any_number_of_kills(where: Any, database: str) -> Non
     """Killed at each moment of each life: each question is asked once, answered once, and never passed without."""
     for number in itertools.count(1):
         run_id, kills = f"gate-{where}-{number}", 0
-        store, ledge = SQLiteStore(database), Ledge(Path(f"{database}-{run_id}"))
+        store, ledge = SQLite(database), Ledge(Path(f"{database}-{run_id}"))
         for later in itertools.count():
             kills += live(through_the_gate, database, run_id, Death(where, number + later)) == KILLED
             assert live(through_the_gate, database, run_id) == 0
@@ -167,7 +167,7 @@ def test_a_tree_that_is_killed_fifty_times_ends_as_if_nothing_had_happened(datab
     calm: Any = a_tree(calm_store, calm_ledge)()
     chance, kills, frozen = random.Random(7), 0, Counter[str]()
     path = f"{database}-tree.db"
-    ledge, store = Ledge(Path(f"{path}-tree")), SQLiteStore(path)
+    ledge, store = Ledge(Path(f"{path}-tree")), SQLite(path)
     while kills < 50:
         death = Death(chance.choice(("before", "after")), chance.randint(2, 22))
         ending = live(grow_on, path, death)

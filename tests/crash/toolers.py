@@ -27,7 +27,7 @@ from loomc_runner import (
 )
 from loomc_runner.records import CallStatus
 from loomc_runner.store import Store
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 
 class Ledge:
@@ -96,7 +96,7 @@ def workers(store: Store, ledge: Ledge, fuse: Fuse, *, is_async: bool) -> Any:
 def go_on(path: str, run_id: str, is_async: bool, death: Death = NEVER) -> None:
     """What a process does: begin the run or go on with it, until it ends, waits or death comes."""
     ledge = Ledge(Path(f"{path}-{run_id}"))
-    handle = workers(death.around(SQLiteStore(path)), ledge, Fuse(death), is_async=is_async)
+    handle = workers(death.around(SQLite(path)), ledge, Fuse(death), is_async=is_async)
     result = handle.run("begin", run_id=run_id)
     if is_async:
         asyncio.run(result)
@@ -143,7 +143,7 @@ def gate(store: Store, ledge: Ledge, fuse: Fuse) -> Any:
 
 def through_the_gate(path: str, run_id: str, death: Death = NEVER) -> None:
     """What a process does: begin the release or go on with it, until it ends, waits or death comes."""
-    gate(death.around(SQLiteStore(path)), Ledge(Path(f"{path}-{run_id}")), Fuse(death)).run("it", run_id=run_id)
+    gate(death.around(SQLite(path)), Ledge(Path(f"{path}-{run_id}")), Fuse(death)).run("it", run_id=run_id)
 
 
 def on_record(store: Store, run_id: str) -> set[str]:
@@ -185,4 +185,4 @@ def a_tree(store: Store, ledge: Ledge) -> Callable[[], Any]:
 
 def grow_on(path: str, death: Death = NEVER) -> None:
     """What a process does: begin the tree or go on with it."""
-    a_tree(death.around(SQLiteStore(path)), Ledge(Path(f"{path}-tree")))()
+    a_tree(death.around(SQLite(path)), Ledge(Path(f"{path}-tree")))()

@@ -31,7 +31,7 @@ from loomc_runner import (
     score_plateau,
 )
 from loomc_runner.store import Store, open_reader
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import a_resumption
 
 HERE = Path(__file__).parent
@@ -63,7 +63,7 @@ def everything(path: Path) -> dict[str, Any]:
 
 def migrated(path: Path) -> Path:
     """Bring the database up to date, by claiming a run."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
     store.claim(IDS[CLAIMED], a_resumption())
     store.close()
     return path
@@ -204,7 +204,7 @@ CLAIM = """
 import os, signal, sys, time
 from pathlib import Path
 from loomc_runner.store import block, finish, patiently, schema
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import a_resumption
 path, run_id, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 back_up = schema._back_up
@@ -215,7 +215,7 @@ if how == "dies":
     schema._back_up = back_up_and_die
 while how == "waits" and not path.with_name("start").exists():
     time.sleep(0.0005)
-finish(patiently(block, SQLiteStore(path).claim, run_id, a_resumption()))
+finish(patiently(block, SQLite(path).claim, run_id, a_resumption()))
 """
 
 

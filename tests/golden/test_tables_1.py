@@ -14,7 +14,7 @@ from loomc_runner import Budget, Done, ask, loop, spend, tool
 from loomc_runner.cli import main
 from loomc_runner.store import open_reader
 from loomc_runner.store.schema import VERSION
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 GOLDEN = Path(__file__).with_name("tables-1.db")
 
@@ -69,11 +69,11 @@ def test_its_runs_go_on(database: Path) -> None:
         spend(usd=0.125)
         return Done(double(n) + ask("How many?", int))
 
-    assert count.spec.owns(SQLiteStore(database).get_run("exhausted"))
+    assert count.spec.owns(SQLite(database).get_run("exhausted"))
     for _ in range(2):
         result = list(count.stream(run_id="exhausted", budget=Budget(iterations=5)))
         assert result == []
-    store = SQLiteStore(database)
+    store = SQLite(database)
     assert store.get_run("exhausted").status == "waiting"
     count.answer("exhausted", 3, by="anna")
     assert count.resume("exhausted") == 7

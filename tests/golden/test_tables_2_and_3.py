@@ -19,7 +19,7 @@ from loomc_runner.report import direction_of
 from loomc_runner.report.verify import verify
 from loomc_runner.store import open_reader
 from loomc_runner.store.schema import VERSION
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 DIRECTIONS = {2: None, 3: "maximize"}
 
@@ -78,7 +78,7 @@ def test_its_runs_go_on_and_say_it_then(database: Path) -> None:
     list(climb.stream(run_id="exhausted", budget=Budget(iterations=4)))
     gate.answer("waiting", True, by="anna")
     assert gate.run(7, run_id="waiting").result == "yes"
-    store = SQLiteStore(database)
+    store = SQLite(database)
     run = store.get_run("exhausted")
     assert (run.steps, run.direction, len(store.calls("exhausted"))) == (4, "maximize", 4)
     with closing(sqlite3.connect(database)) as db:

@@ -21,7 +21,7 @@ from killing import NEVER, Death, live
 from loomc_runner import BestScore, Budget, Done, SpecError, loop, spend
 from loomc_runner.records import NANO
 from loomc_runner.store import Store
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 """pytest-xdist has a thread of its own; the lives that are forked here do not need it."""
@@ -70,7 +70,7 @@ def loop_of(store: Store, script: Iterator[Act], cap: int) -> Any:
 
 def one_life(path: str, run_id: str, script: Sequence[Act], death: Death, cap: int, how: dict[str, Any]) -> None:
     """What a process does: take as many steps as the script has, unless the run or the process ends before."""
-    handle = loop_of(death.around(SQLiteStore(path)), iter(script), cap)
+    handle = loop_of(death.around(SQLite(path)), iter(script), cap)
     with suppress(RuntimeError, SpecError), handle.stream(run_id=run_id, **how) as steps:
         for _ in script:
             next(steps, None)
@@ -216,7 +216,7 @@ class RunMachine(RuleBasedStateMachine):
         self.models: dict[str, Model] = {}
         self.folder = tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
         self.path = f"{self.folder}/checkpoints.db"
-        self.store = SQLiteStore(self.path, read_only=True)
+        self.store = SQLite(self.path, read_only=True)
 
     def teardown(self) -> None:
         """Leave nothing behind."""
@@ -270,7 +270,7 @@ class RunMachine(RuleBasedStateMachine):
         """A new run begins with an old state, and owes nothing."""
         origin = self.models[run_id]
         step = max(len(origin.steps) - 1 - back, -1)
-        forked = loop_of(SQLiteStore(self.path), iter(()), 99).fork(run_id, step=step)
+        forked = loop_of(SQLite(self.path), iter(()), 99).fork(run_id, step=step)
         self.models[forked] = Model(origin.cap, "paused", origin.cap, paths={-1: origin.paths[step]})
         return str(forked)
 

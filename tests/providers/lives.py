@@ -18,7 +18,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from killing import Death
 from loomc_runner import Budget, Done, OpenAIAdapter, loop, spend, track
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from stepping import ask, ask_async
 
 APART = multiprocessing.get_context("forkserver")
@@ -49,7 +49,7 @@ def live_apart(fn: Callable[..., object], *args: Any) -> int | None:
 
 def paying(path: str, key: str, url: str, death: Death, *, is_async: bool) -> None:
     """Two steps of two requests each."""
-    store = death.around(SQLiteStore(path))
+    store = death.around(SQLite(path))
     options: dict[str, Any] = {"name": "tests:paying", "checkpoint": store, "budget": Budget(usd=1)}
     if is_async:
 
@@ -97,5 +97,5 @@ def refining(judge: Any, **options: Any) -> Any:
 def judged(path: str, key: str, url: str, death: Death) -> None:
     """A run with a judge."""
     with OpenAI(api_key=key, base_url=f"{url}/v1", max_retries=0) as client:
-        store = death.around(SQLiteStore(path))
+        store = death.around(SQLite(path))
         refining(OpenAIAdapter("gpt-5.5").judge(client)).with_options(checkpoint=store).run("so", run_id=key)

@@ -26,7 +26,7 @@ from loomc_runner import (
 )
 from loomc_runner.providers.adapters import Adapter
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from vendor import RATE_LIMITED, Reply, Script
 
 ADAPTERS = {"anthropic": AnthropicAdapter("claude-sonnet-5-5"), "openai": OpenAIAdapter("gpt-5.5")}
@@ -238,7 +238,7 @@ def test_a_judge_is_not_asked_again_after_a_death(script: Script, tmp_path: Path
     script.always(lambda seen: Reply(text="Yes, long." if "so more more" in str(seen.body) else "No, short."))
     path, key = str(tmp_path / "runs.db"), script.key
     assert live_apart(judged, path, key, script.url, Death("after", number)) == KILLED
-    store = SQLiteStore(path)
+    store = SQLite(path)
     answered = sum(call.status == "done" for call in store.calls(key))
     asked = len(script.seen)
     assert live_apart(judged, path, key, script.url, Death()) == 0

@@ -19,7 +19,7 @@ from lives import Death, live_apart, paying_async, paying_sync
 from loomc_runner import Budget, BudgetExhausted, CostError, Done, current_run, loop, spend, track
 from loomc_runner.records import NANO
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from recordings import Endpoint
 from stepping import Steps, ask
 from vendor import Gate, Reply, Script
@@ -227,7 +227,7 @@ def test_a_death_between_answer_and_commit_loses_no_charge(
     path, key = str(folder / f"{script.key}.db"), script.key
     first = live_apart(work, path, key, script.url, Death(where, number))
     again = live_apart(work, path, key, script.url, Death())
-    store = SQLiteStore(path)
+    store = SQLite(path)
     run, charges = store.get_run(key), store.charges(key)
     estimated = [charge for charge in charges if charge.estimated]
     assert (run.status, run.steps, again, first in {0, KILLED}) == ("completed", 2, 0, True)

@@ -12,7 +12,7 @@ from asking import REQUESTS, Run, Sdk, resource_of
 from loomc_runner import Budget, LoomcWarning, Price, SpecError, loop, spend, tool, track
 from loomc_runner.errors import StoreBusy
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FaultyStore
 from recordings import Endpoint
 from stepping import Steps, Way, ask, ask_async
@@ -379,7 +379,7 @@ def test_a_request_is_on_record_before_it_is_sent_also_when_the_database_is_busy
     anthropic_client: Any, async_anthropic_client: Any, script: Script, run: Run, tmp_path: Path, is_async: bool
 ) -> None:
     """A locked database is waited for: when the vendor hears of the request, what it may cost is stored."""
-    store, stored = SQLiteStore(tmp_path / "runs.db"), list[int]()
+    store, stored = SQLite(tmp_path / "runs.db"), list[int]()
     busy = Busy(store)
 
     def look(_: Any) -> Reply:

@@ -13,7 +13,7 @@ from driving import Maker
 from loomc_runner.records import RunStatus
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 
 @pytest.hookimpl(wrapper=True)
@@ -38,9 +38,9 @@ def memory() -> MemoryStore:
 
 
 @pytest.fixture
-def disk(folder: Path) -> Iterator[SQLiteStore]:
+def disk(folder: Path) -> Iterator[SQLite]:
     """A store on disk, where only that can show the rule."""
-    store = SQLiteStore(folder / f"{len(list(folder.glob('*.db')))}.db")
+    store = SQLite(folder / f"{len(list(folder.glob('*.db')))}.db")
     yield store
     store.close()
 

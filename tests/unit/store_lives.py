@@ -17,7 +17,7 @@ PREAMBLE = """
 import os, signal, subprocess, sys, time
 from pathlib import Path
 from loomc_runner.store import block, finish, owners, patiently
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import *
 from loomc_runner.errors import *
 from loomc_runner.records import *

@@ -9,7 +9,7 @@ import pytest
 from driving import Draft, Maker, columns, die, dying, go, grow, scripted, size, until
 
 from loomc_runner import BestScore, Budget, BudgetExhausted, LastGood, RunStatus, SpecError, spend
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 WAY = ("step_n", "parent_n", "decision")
 
@@ -83,7 +83,7 @@ def test_a_strategy_sees_what_it_would_have_seen(make: Maker) -> None:
     assert [decision for *_, decision in whole] == [None, *["restore 0"] * 3, None, *["restore 4"] * 2]
 
 
-def test_a_restore_survives_a_kill(disk: SQLiteStore) -> None:
+def test_a_restore_survives_a_kill(disk: SQLite) -> None:
     """A run that died after it was decided to go back goes back."""
     make = Maker(disk, is_async=False)
     options: dict[str, Any] = {"scorer": size, "backtrack": BestScore()}

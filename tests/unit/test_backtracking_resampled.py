@@ -24,7 +24,7 @@ from loomc_runner.export import write_csv
 from loomc_runner.report.verify import verify
 from loomc_runner.scores import Direction, gain
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FakeClock
 
 SCORED = ("score", "scores", "best_n", "decision")
@@ -246,7 +246,7 @@ def test_a_run_that_is_cut_up_is_scored_as_a_whole_one(make: Maker) -> None:
     assert {len(scores) for _, scores, *_ in whole} == {0, 3}
 
 
-def test_a_kill_between_two_answers_loses_no_charge_and_changes_no_step(disk: SQLiteStore) -> None:
+def test_a_kill_between_two_answers_loses_no_charge_and_changes_no_step(disk: SQLite) -> None:
     """The step runs again and is scored anew; what the dead process had paid stays on record."""
     make = Maker(disk, is_async=False)
 
@@ -325,7 +325,7 @@ def test_other_rules_are_asked_over_the_scores_as_recorded(memory: MemoryStore) 
     assert (asked.stop_step, asked.stop_reason) == (0, "converged: target(0.7) reached with 0.75")
 
 
-def test_a_score_that_is_not_the_mean_of_its_answers_is_found(disk: SQLiteStore) -> None:
+def test_a_score_that_is_not_the_mean_of_its_answers_is_found(disk: SQLite) -> None:
     """Whoever changes one of them by hand leaves a trace."""
     recorded(disk)
     with closing(sqlite3.connect(disk.path)) as db, db:
@@ -343,7 +343,7 @@ def test_an_export_has_each_answer(memory: MemoryStore) -> None:
     assert [(row["score"], row["scores"]) for row in rows] == [("0.75", "[0.75, 1.0, 0.5]"), ("0.25", "")]
 
 
-def test_the_terminal_shows_the_mean_its_spread_and_the_number_of_answers(disk: SQLiteStore, capsys) -> None:
+def test_the_terminal_shows_the_mean_its_spread_and_the_number_of_answers(disk: SQLite, capsys) -> None:
     """`loomc show` says of a score that it is one of several."""
     recorded(disk)
     with pytest.raises(SystemExit):

@@ -36,7 +36,7 @@ from loomc_runner import (
     spend,
 )
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FaultyStore
 
 NAN, INF = float("nan"), float("inf")
@@ -396,7 +396,7 @@ def test_a_busy_store_is_waited_for(make: Maker, at: int) -> None:
 class Lock:
     """Another program that writes to the database."""
 
-    def __init__(self, store: SQLiteStore) -> None:
+    def __init__(self, store: SQLite) -> None:
         self.connection = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
 
     def take(self) -> None:
@@ -409,7 +409,7 @@ class Lock:
         self.connection.close()
 
 
-def test_a_locked_database_is_waited_for(disk: SQLiteStore) -> None:
+def test_a_locked_database_is_waited_for(disk: SQLite) -> None:
     """A sync loop waits, in `spend` and in its commit, until the other program is done."""
 
     def step(draft: Draft) -> Draft:
@@ -422,7 +422,7 @@ def test_a_locked_database_is_waited_for(disk: SQLiteStore) -> None:
     assert (result.state, result.cost_usd) == (Draft(2), 1.0)
 
 
-def test_a_locked_database_does_not_stop_the_event_loop(disk: SQLiteStore) -> None:
+def test_a_locked_database_does_not_stop_the_event_loop(disk: SQLite) -> None:
     """An async step goes on spending, and others work meanwhile: here it is they who free the database."""
     ticks: list[float] = []
 

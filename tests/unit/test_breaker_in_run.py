@@ -10,7 +10,7 @@ from driving import Draft, Maker, columns, die, dying, go, grow, timed
 
 from loomc_runner import Budget, CircuitOpenError, Done, Retry, circuit_breaker, loop, tool
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FakeClock
 
 
@@ -73,7 +73,7 @@ def test_an_open_breaker_is_open_after_a_resume(make: Maker) -> None:
     assert columns(make.store.breakers("r1"), "state") == [("open",), ("half_open",), ("open",)]
 
 
-def test_an_open_breaker_survives_a_kill(disk: SQLiteStore) -> None:
+def test_an_open_breaker_survives_a_kill(disk: SQLite) -> None:
     """The change is on record at once: the process that goes on does not call the function."""
     calls: list[int] = []
 

@@ -45,7 +45,7 @@ from loomc_runner import (
 from loomc_runner.records import CallStatus
 from loomc_runner.store import Store, finish
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 CENT = 10_000_000
 DONE, FAILED, STARTED = CallStatus.DONE, CallStatus.FAILED, CallStatus.STARTED
@@ -158,7 +158,7 @@ def fast(request: pytest.FixtureRequest, memory: MemoryStore) -> Kit:
 
 
 @pytest.fixture(params=["sync", "async"])
-def mortal(request: pytest.FixtureRequest, disk: SQLiteStore) -> Kit:
+def mortal(request: pytest.FixtureRequest, disk: SQLite) -> Kit:
     """Tools and loops of both kinds whose runs outlive their process."""
     return Kit(disk, is_async=request.param == "async")
 
@@ -751,7 +751,7 @@ from pathlib import Path
 from uuid import UUID
 from pydantic import BaseModel
 from loomc_runner import loop, tool, call, Budget
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 class Kind(Enum):
     A = "a"
@@ -775,7 +775,7 @@ def other(data: Data) -> int:
     print("executed")
     return 2
 
-@loop(checkpoint=SQLiteStore(sys.argv[1]), budget=Budget(iterations=1))
+@loop(checkpoint=SQLite(sys.argv[1]), budget=Budget(iterations=1))
 def main(state: int) -> int:
     take(WORDS, frozenset(WORDS), {"b": WORDS, "a": [WORDS]}, z=1, a=2)
     take(Model(names=WORDS, inner=Model(names=WORDS)), Data(frozenset(WORDS)), {Data(frozenset(WORDS))})
@@ -814,7 +814,7 @@ def test_arguments_are_the_same_in_every_process(tmp_path: Path, folder: Path) -
     second = life("2", "-c", "import script; script.run()", database, "resume")
     assert (second.returncode, second.stdout) == (1, ""), second.stderr
     assert "BudgetExhausted" in second.stderr  # after its one step
-    store = SQLiteStore(database)
+    store = SQLite(database)
     assert columns(store.calls("r1"), "name") == [("script.take",)] * 4 + [("script.other",)]
     assert (store.get_run("r1").steps, store.get_run("r1").notes) == (1, ())
     store.close()
@@ -1093,7 +1093,7 @@ def test_a_huge_result_comes_back_whole(kit: Kit) -> None:
     huge = kit.tool(lambda: text, name="read")
     seen = twice(kit, lambda: wait_for(huge()))
     assert all(value == text for value in seen)
-    if isinstance(kit.store, SQLiteStore):
+    if isinstance(kit.store, SQLite):
         assert Path(kit.store.path).stat().st_size < 2_000_000
 
 
@@ -1304,7 +1304,7 @@ def test_a_person_may_give_the_result(mortal: Kit, tally: Tally) -> None:
         {"run_again": True, "result": 1},
     ],
 )
-def test_a_wrong_answer_is_refused(disk: SQLiteStore, tally: Tally, answer: Any) -> None:
+def test_a_wrong_answer_is_refused(disk: SQLite, tally: Tally, answer: Any) -> None:
     """What is no result of the declared type, or says nothing, is no answer; the question stays open."""
     refine = once_step(Kit(disk, is_async=False), tally, 1)
     assert dying(lambda: refine(Draft(), run_id="r1")) == signal.SIGKILL
@@ -1330,7 +1330,7 @@ def test_killed_again_it_asks_again(mortal: Kit, tally: Tally) -> None:
     assert len(mortal.store.questions("r1")) == 2
 
 
-def test_equal_calls_in_doubt_are_asked_about_one_by_one(disk: SQLiteStore, tally: Tally) -> None:
+def test_equal_calls_in_doubt_are_asked_about_one_by_one(disk: SQLite, tally: Tally) -> None:
     """What was said of one is not said of the next, though both read the same."""
     store = disk
 

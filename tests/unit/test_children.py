@@ -41,7 +41,7 @@ from loomc_runner.records import Control
 from loomc_runner.running import Request
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -128,7 +128,7 @@ def family(request: pytest.FixtureRequest, memory: MemoryStore) -> Family:
 
 
 @pytest.fixture(params=["sync", "async"])
-def on_disk(request: pytest.FixtureRequest, disk: SQLiteStore) -> Family:
+def on_disk(request: pytest.FixtureRequest, disk: SQLite) -> Family:
     """A family on disk."""
     return Family(disk, is_async=request.param == "async")
 
@@ -274,7 +274,7 @@ def test_children_of_a_parent_that_was_killed(folder: Path, is_async: bool, at: 
     path, log = folder / f"killed-{is_async}-{at}.db", folder / f"killed-{is_async}-{at}.log"
 
     def life(lethal: bool) -> Any:
-        store = SQLiteStore(path)
+        store = SQLite(path)
         family = Family(store, is_async=is_async)
 
         def step(draft: Draft) -> Draft:
@@ -536,7 +536,7 @@ def test_a_child_over_its_parents_budget_goes_on_when_that_is_raised(family: Fam
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_ten_levels_deep(disk: SQLiteStore, is_async: bool) -> None:
+def test_ten_levels_deep(disk: SQLite, is_async: bool) -> None:
     """Each level calls the next; ids grow by a step and a number a level, and all money reaches the top."""
     make: list[Any] = [Maker(disk, is_async=is_async)(_paid_and_done, name="level 9", budget=Budget(usd=9))]
     for level in range(8, -1, -1):
@@ -1073,7 +1073,7 @@ def test_money_that_is_gone_may_be_taken_as_a_result(family: Family) -> None:
 
 def _mapping(path: Path, *, is_async: bool, naps: float) -> Any:
     """A parent that maps children of twenty steps; with naps, Ctrl-C comes in the second step of the first."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
 
     def enter(draft: Draft) -> None:
         if naps and (draft.words, draft.n) == (["a"], 1):

@@ -35,7 +35,7 @@ from loomc_runner.outside import ask_to_stop
 from loomc_runner.records import Control, Run
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -118,12 +118,12 @@ def test_a_stream_ends_where_it_was_stopped(make: Maker) -> None:
 
 @pytest.mark.parametrize("control", Control)
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_request_comes_from_another_process(disk: SQLiteStore, control: Control, is_async: bool) -> None:
+def test_a_request_comes_from_another_process(disk: SQLite, control: Control, is_async: bool) -> None:
     """It goes through the database, and is seen at the next commit as well."""
     path, asked = disk.path, []
 
     def elsewhere() -> None:
-        request(SQLiteStore(path), control)
+        request(SQLite(path), control)
         os.kill(os.getpid(), 9)
 
     def step(draft: Draft) -> Draft:
@@ -230,7 +230,7 @@ def test_a_request_is_seen_without_a_query(store: Store, is_async: bool) -> None
     assert counted[1] - counted[0] == Counter(commit=10)
 
 
-def test_a_commit_makes_no_statement_more(disk: SQLiteStore) -> None:
+def test_a_commit_makes_no_statement_more(disk: SQLite) -> None:
     """In SQLite too the request comes with the statements that a commit makes anyway: no SELECT among them."""
     statements: list[str] = []
 
@@ -551,11 +551,11 @@ def _dead(path: Any, is_async: bool) -> None:
     def step(draft: Draft) -> Draft:
         return grow(draft) if draft.n == 0 else die(draft)
 
-    go(Maker(SQLiteStore(path), is_async=is_async)(step)(Draft(), run_id="r1"))
+    go(Maker(SQLite(path), is_async=is_async)(step)(Draft(), run_id="r1"))
 
 
 @pytest.mark.parametrize("control", Control)
-def test_a_run_whose_process_died_is_stopped_at_once(disk: SQLiteStore, control: Control) -> None:
+def test_a_run_whose_process_died_is_stopped_at_once(disk: SQLite, control: Control) -> None:
     """Nobody would see a request: the row is changed right away, and the run goes on from its last step."""
     assert dying(_dead, disk.path, False) == 9
     assert disk.get_run("r1").status is RunStatus.INTERRUPTED
@@ -583,12 +583,12 @@ def test_a_run_that_does_not_exist_cannot_be_stopped(make: Maker) -> None:
         request(make.store, Control.CANCEL, "nobody")
 
 
-def test_an_old_request_is_forgotten_by_the_resume(disk: SQLiteStore) -> None:
+def test_an_old_request_is_forgotten_by_the_resume(disk: SQLite) -> None:
     """The process died before it saw the request; who resumes the run wants it to go on."""
     path = disk.path
 
     def life() -> None:
-        store = SQLiteStore(path)
+        store = SQLite(path)
 
         def act() -> None:
             in_thread(lambda: request(store, Control.CANCEL))

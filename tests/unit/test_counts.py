@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from loomc_runner import Budget, loop, spend, tool, track
 from loomc_runner.state import Codec
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from vendor import Script
 
 STEPS = 20
@@ -27,7 +27,7 @@ class Draft(BaseModel):
 
 
 @contextmanager
-def counted(store: SQLiteStore) -> Iterator[Counter[str]]:
+def counted(store: SQLite) -> Iterator[Counter[str]]:
     """Count the statements that a store executes, by their first word, and how often a state is written."""
     words = Counter[str]()
     connection = store.current(to_write=True)
@@ -48,7 +48,7 @@ def counted(store: SQLiteStore) -> Iterator[Counter[str]]:
 
 def per_step(tmp_path: Path, work: Any, **options: Any) -> dict[str, float]:
     """What each step more makes of statements and writings, by a run of some steps and one of twice as many."""
-    store = SQLiteStore(tmp_path / "runs.db")
+    store = SQLite(tmp_path / "runs.db")
     found = []
     for steps in (STEPS, 2 * STEPS):
 

@@ -18,7 +18,7 @@ from loomc_runner import (
     StepError,
     spend,
 )
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 
 def decisions(make: Maker) -> list[str | None]:
@@ -62,7 +62,7 @@ def test_a_handler_changes_the_state_and_the_loop_goes_on(make: Maker) -> None:
     assert columns(make.store.steps("r1"), "parent_n") == [(-1,), (0,), (1,), (2,)]
 
 
-def test_a_handler_may_be_async(disk: SQLiteStore) -> None:
+def test_a_handler_may_be_async(disk: SQLite) -> None:
     """In an async loop it is awaited."""
 
     @make_async
@@ -115,7 +115,7 @@ def test_a_handler_is_called_once_for_a_stall_over_resumes(make: Maker, lives: t
     assert make.store.state("r1", 5).startswith('{"n":2,')
 
 
-def test_a_stall_survives_a_kill(disk: SQLiteStore) -> None:
+def test_a_stall_survives_a_kill(disk: SQLite) -> None:
     """A run that died after the stall, in the handler, calls it when it goes on."""
     make = Maker(disk, is_async=False)
     options: dict[str, Any] = {"scorer": size, "converge_on": until(1)}

@@ -38,7 +38,7 @@ from loomc_runner.records import NANO, Charge, Lease, Transition
 from loomc_runner.report.verify import verify
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FaultyStore
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -380,9 +380,7 @@ def test_what_is_open_when_a_step_is_torn_apart_is_charged_as_assumed(make: Make
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_call_under_way_at_a_kill_is_charged_once_with_what_it_might_have_cost(
-    disk: SQLiteStore, is_async: bool
-) -> None:
+def test_a_call_under_way_at_a_kill_is_charged_once_with_what_it_might_have_cost(disk: SQLite, is_async: bool) -> None:
     """It is on record by then, and marked; what was settled is not, and no reservation is charged besides."""
     make = Maker(disk, is_async=is_async)
 
@@ -407,7 +405,7 @@ def test_a_call_under_way_at_a_kill_is_charged_once_with_what_it_might_have_cost
 @pytest.mark.parametrize("number", range(2, 5))
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_killed_at_any_write_around_a_call_its_charge_is_on_record_once_or_not_yet(
-    disk: SQLiteStore, when: Any, number: int
+    disk: SQLite, when: Any, number: int
 ) -> None:
     """Not before it may be made, then as what it might cost, then as what it did; and so it is after the resume."""
 
@@ -465,7 +463,7 @@ def test_in_an_event_loop_a_busy_store_is_not_waited_for(memory: MemoryStore, at
     assert_adds_up(memory)
 
 
-def test_in_an_event_loop_a_locked_database_is_not_waited_for(disk: SQLiteStore) -> None:
+def test_in_an_event_loop_a_locked_database_is_not_waited_for(disk: SQLite) -> None:
     """Another program writes while the call is made, and no more when it is over; its charge is on record once."""
 
     @loop(checkpoint=disk, budget=Budget(usd=1), converge_on=until(1))
@@ -481,7 +479,7 @@ def test_in_an_event_loop_a_locked_database_is_not_waited_for(disk: SQLiteStore)
     assert (result.cost_usd, money(disk)) == (0.10, [(0.10, False)])
 
 
-def test_elsewhere_a_locked_database_is_waited_for(disk: SQLiteStore) -> None:
+def test_elsewhere_a_locked_database_is_waited_for(disk: SQLite) -> None:
     """What a call may cost is on record before it is made."""
 
     def step(draft: Draft) -> Draft:

@@ -19,7 +19,7 @@ from loomc_runner import Budget, Escalate, RunStatus, StoreBusy, judge, loop, sp
 from loomc_runner.sigterm import orderly_termination
 from loomc_runner.state import Codec
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FakeClock, FaultyStore
 
 TORN: dict[str, Callable[[], BaseException]] = {
@@ -168,7 +168,7 @@ def test_ctrl_c_in_the_commit_of_a_failed_try_keeps_its_record(make: Maker) -> N
     assert (make.store.get_run("r1").status, len(make.store.attempts("r1"))) == ("failed", 1)
 
 
-def test_a_step_that_waits_for_the_store_survives_a_cancellation(disk: SQLiteStore) -> None:
+def test_a_step_that_waits_for_the_store_survives_a_cancellation(disk: SQLite) -> None:
     """A task that is cancelled while the database is locked has its step committed before it ends."""
     other = sqlite3.connect(disk.path, isolation_level=None)
 
@@ -209,7 +209,7 @@ def test_ctrl_c_between_two_steps_pauses_the_run(make: Maker) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_ctrl_c_while_a_run_begins_leaves_it_free(disk: SQLiteStore, when: Any) -> None:
+def test_ctrl_c_while_a_run_begins_leaves_it_free(disk: SQLite, when: Any) -> None:
     """If it was stored it can be resumed, in this process too; else it never was."""
     refine = Maker(disk, is_async=False)(grow, converge_on=until(2))
     faulty = refine.with_options(checkpoint=FaultyStore(disk, at=1, when=when, act=KeyboardInterrupt()))
@@ -318,7 +318,7 @@ def signalled(number: int, fn: Callable[[Callable[[], None]], None]) -> int:
     ("number", "code", "reason"),
     [(signal.SIGINT, 130, "KeyboardInterrupt"), (signal.SIGTERM, 143, "SystemExit: 143")],
 )
-def test_a_signal_pauses_the_run(disk: SQLiteStore, number: int, code: int, reason: str, is_async: bool) -> None:
+def test_a_signal_pauses_the_run(disk: SQLite, number: int, code: int, reason: str, is_async: bool) -> None:
     """Ctrl-C, or a second SIGTERM, tears the step, ends the process as it should, and the run waits to be resumed."""
 
     def die_in_step(ready: Callable[[], None]) -> None:
@@ -346,7 +346,7 @@ def test_a_signal_pauses_the_run(disk: SQLiteStore, number: int, code: int, reas
 
 
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_sigterm_lets_the_step_finish(disk: SQLiteStore, is_async: bool) -> None:
+def test_sigterm_lets_the_step_finish(disk: SQLite, is_async: bool) -> None:
     """The step that runs is finished and committed, no other one starts, and the process ends with 143."""
 
     def work(ready: Callable[[], None]) -> None:

@@ -39,7 +39,7 @@ from loomc_runner.outside import ask_to_stop
 from loomc_runner.records import Control
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT
 
 SOON = Retry(attempts=3, wait=0)
@@ -356,7 +356,7 @@ def test_the_clock_runs_on_while_somebody_works(memory: MemoryStore) -> None:
     assert result.elapsed < 2
 
 
-def test_a_process_that_a_step_forks_ends_when_it_is_told(disk: SQLiteStore) -> None:
+def test_a_process_that_a_step_forks_ends_when_it_is_told(disk: SQLite) -> None:
     """SIGTERM drains loops, and nothing else: a forked process has its default disposition."""
     ends: list[int | None] = []
 
@@ -430,7 +430,7 @@ def test_a_lambda_needs_a_key(make: Maker) -> None:
     assert go(make(lambda draft: Done(Draft(call(lambda: 3, key="three"))))(Draft())) == Draft(3)
 
 
-def test_a_script_owns_its_own_runs(disk: SQLiteStore) -> None:
+def test_a_script_owns_its_own_runs(disk: SQLite) -> None:
     """Two scripts that call their loop the same do not go on with each other's runs."""
 
     def of(source: str) -> Any:
@@ -493,7 +493,7 @@ def test_notes_do_not_grow_with_the_steps(make: Maker) -> None:
 
 def test_the_next_command_names_the_database(tmp_path: Path) -> None:
     """A run that is not in the default place is found by what its error says to type."""
-    refine = Maker(SQLiteStore(tmp_path / "my runs.db"), is_async=False)(doing(lambda: Path("/nowhere").stat()))
+    refine = Maker(SQLite(tmp_path / "my runs.db"), is_async=False)(doing(lambda: Path("/nowhere").stat()))
     with pytest.raises(FileNotFoundError) as caught:
         refine(Draft(), run_id="r1")
     assert caught.value.__notes__[0].endswith(f"loomc resume r1 --db '{tmp_path}/my runs.db'")

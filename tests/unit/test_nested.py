@@ -16,7 +16,7 @@ from driving import Draft, Maker, columns, go, grow, make_async, until
 from loomc_runner import Budget, BudgetExhausted, Done, LastGood, StoreError, loop, spend
 from loomc_runner.context import current_scope
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FaultyStore
 
 CENT, DOLLAR = 10_000_000, 1_000_000_000
@@ -362,7 +362,7 @@ def test_a_childs_stream_can_be_left_inside_a_step(make: Maker) -> None:
     assert columns(make.store.list_runs(parent="r1"), "status", "steps") == [("paused", 2)] * 2
 
 
-def test_a_childs_reservation_is_given_back(disk: SQLiteStore) -> None:
+def test_a_childs_reservation_is_given_back(disk: SQLite) -> None:
     """A child that was paused before its next step holds nothing of its parent's money."""
     child = loop(name="child", checkpoint=disk, budget=Budget(step_usd=1))(pay)
 

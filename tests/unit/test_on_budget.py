@@ -29,7 +29,7 @@ from loomc_runner.ledger import Ledger
 from loomc_runner.notices import notices
 from loomc_runner.records import NANO
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FakeClock
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -243,7 +243,7 @@ def test_a_higher_limit_is_told_of_anew_as_far_as_it_is_not_used_up(make: Maker)
     assert told.usage == [(80, 1.7), (100, 2.1)]
 
 
-def test_a_run_that_was_killed_is_told_of_what_comes_after(disk: SQLiteStore) -> None:
+def test_a_run_that_was_killed_is_told_of_what_comes_after(disk: SQLite) -> None:
     """What its dead step had used up is known already, and was told by whoever drove it, if he came to it."""
     make, told = Maker(disk, is_async=False), Told()
     options: dict[str, Any] = {"budget": Budget(usd=1, step_usd=0), "on_budget": told}
@@ -252,7 +252,7 @@ def test_a_run_that_was_killed_is_told_of_what_comes_after(disk: SQLiteStore) ->
     assert told.usage == [(80, pytest.approx(0.9))]
 
 
-def test_a_run_that_was_killed_and_can_take_no_other_step_is_told_its_end(disk: SQLiteStore) -> None:
+def test_a_run_that_was_killed_and_can_take_no_other_step_is_told_its_end(disk: SQLite) -> None:
     """Nobody has told it yet."""
     make, told = Maker(disk, is_async=False), Told()
     options: dict[str, Any] = {"budget": Budget(usd=1), "on_budget": told}

@@ -11,14 +11,14 @@ from store_lives import Life, live
 from loomc_runner import RunLocked, RunLost, RunStatus
 from loomc_runner.records import Transition
 from loomc_runner.store import owners
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, PAUSED, a_resumption, a_run, a_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WORK = """
-store = SQLiteStore(sys.argv[1])
+store = SQLite(sys.argv[1])
 lease = store.create_run(a_run(), "0")
 store.commit(lease, Transition(AT, a_step(0), "[0]", in_flight=1, reserved_nano=9))
 say(lease.owner)
@@ -35,9 +35,9 @@ if child:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SQLiteStore]:
+def store(tmp_path: Path) -> Iterator[SQLite]:
     """Give a store that another process may use too."""
-    made = SQLiteStore(tmp_path / "runs.db")
+    made = SQLite(tmp_path / "runs.db")
     yield made
     made.close()
 
@@ -47,7 +47,7 @@ def locks(folder: Path) -> list[str]:
     return sorted(path.stem for path in (folder / owners.FOLDER).iterdir())
 
 
-def test_a_run_of_a_living_process_is_locked(store: SQLiteStore) -> None:
+def test_a_run_of_a_living_process_is_locked(store: SQLite) -> None:
     """While the owner lives its run is shown as running, and a claim is refused with the owner's process id."""
     with Life(WORK + "hear()", store.path) as life:
         life.hear()
@@ -56,7 +56,7 @@ def test_a_run_of_a_living_process_is_locked(store: SQLiteStore) -> None:
             store.claim("r", a_resumption())
 
 
-def test_a_run_of_a_killed_process_is_taken_over(store: SQLiteStore) -> None:
+def test_a_run_of_a_killed_process_is_taken_over(store: SQLite) -> None:
     """When the owner is killed the run is shown as interrupted, and a claim gets it with the next epoch."""
     with Life(WORK + "hear()", store.path) as life:
         life.hear()
@@ -67,7 +67,7 @@ def test_a_run_of_a_killed_process_is_taken_over(store: SQLiteStore) -> None:
     assert [attempt.error for attempt in store.attempts("r")] == ["interrupted: the process ended"]
 
 
-def test_a_process_that_lost_its_run_writes_no_more(store: SQLiteStore) -> None:
+def test_a_process_that_lost_its_run_writes_no_more(store: SQLite) -> None:
     """A living process whose lock file is gone counts as dead; its next commit raises RunLost."""
     commit = "hear()\ntry: store.commit(lease, PAUSED)\nexcept RunLost: say('lost')"
     with Life(WORK + commit, store.path) as life:
@@ -88,14 +88,14 @@ def test_a_process_whose_lock_file_is_gone_takes_another(tmp_path: Path) -> None
     assert locks(tmp_path) == [owners.own_token(tmp_path)]
 
 
-def test_a_process_that_ends_takes_its_lock_file_with_it(store: SQLiteStore) -> None:
+def test_a_process_that_ends_takes_its_lock_file_with_it(store: SQLite) -> None:
     """At a normal exit no file is left, and the run is free."""
     live(WORK, store.path)
     assert locks(store.path.parent) == []
     assert store.claim("r", a_resumption()).lease.epoch == 2
 
 
-def test_files_of_dead_processes_do_not_pile_up(store: SQLiteStore) -> None:
+def test_files_of_dead_processes_do_not_pile_up(store: SQLite) -> None:
     """The next process that takes a lock removes the files of the dead, and leaves those of the living."""
     with Life(WORK + "hear()", store.path) as living:
         names = [living.hear()]
@@ -162,7 +162,7 @@ hear()
         assert not owners.is_alive(tmp_path, token)
 
 
-def test_a_forked_child_cannot_write_to_its_parents_run(store: SQLiteStore) -> None:
+def test_a_forked_child_cannot_write_to_its_parents_run(store: SQLite) -> None:
     """With the parent's lease a child gets RunLost, and with a claim RunLocked; the parent works on."""
     script = """
 if os.fork() == 0:
@@ -179,7 +179,7 @@ store.commit(lease, Transition(AT, a_step(1), "[1]"))
     assert store.get_run("r").steps == 2
 
 
-def test_a_lease_of_another_process_is_refused(store: SQLiteStore) -> None:
+def test_a_lease_of_another_process_is_refused(store: SQLite) -> None:
     """A lease carries the process it was given to, so that a copy of it in a forked child is worth nothing."""
     lease = store.create_run(a_run(), "0")
     theirs = type(lease)(lease.run_id, lease.owner, lease.epoch, lease.pid + 1)
@@ -191,7 +191,7 @@ def test_a_lease_of_another_process_is_refused(store: SQLiteStore) -> None:
 def test_two_stores_of_one_file_share_their_runs(tmp_path: Path) -> None:
     """In one process a run is worked on once, also through another store or another name of the file."""
     (tmp_path / "link.db").symlink_to(tmp_path / "runs.db")
-    stores = [SQLiteStore(tmp_path / name) for name in ("runs.db", "link.db")]
+    stores = [SQLite(tmp_path / name) for name in ("runs.db", "link.db")]
     lease = stores[0].create_run(a_run(), "0")
     with pytest.raises(RunLocked, match="in this process already"):
         stores[1].claim("r", a_resumption())

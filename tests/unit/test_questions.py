@@ -44,7 +44,7 @@ from loomc_runner.outside import ask_to_stop, find_question, give_answer
 from loomc_runner.records import INITIAL, Control
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, FakeClock
 
 GO = "Go on?"
@@ -1292,17 +1292,17 @@ def test_a_thread_that_takes_the_step_along_may_ask(memory: MemoryStore) -> None
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_an_answer_comes_from_another_process(disk: SQLiteStore) -> None:
+def test_an_answer_comes_from_another_process(disk: SQLite) -> None:
     """It goes through the database; the process that asked need not be there any more."""
     path = disk.path
 
     def answering() -> None:
-        make = Maker(SQLiteStore(path), is_async=False)
+        make = Maker(SQLite(path), is_async=False)
         make(asking).answer("r1", "yes", by="anna")
         os.kill(os.getpid(), signal.SIGKILL)
 
     def asking_elsewhere() -> None:
-        make = Maker(SQLiteStore(path), is_async=False)
+        make = Maker(SQLite(path), is_async=False)
         make(asking).run(Draft(), run_id="r1")
         os.kill(os.getpid(), signal.SIGKILL)
 

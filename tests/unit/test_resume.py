@@ -30,7 +30,7 @@ from loomc_runner import (
 )
 from loomc_runner.records import Transition
 from loomc_runner.store import Store
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, FakeClock, FaultyStore, a_resumption
 
 
@@ -142,7 +142,7 @@ def test_what_is_no_id_cannot_be_resumed(make: Maker, run_id: Any) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_run_that_died_in_its_first_step_goes_on(disk: SQLiteStore, is_async: bool) -> None:
+def test_a_run_that_died_in_its_first_step_goes_on(disk: SQLite, is_async: bool) -> None:
     """The initial state is stored before the first iteration, and shown as interrupted until somebody goes on."""
     make = Maker(disk, is_async=is_async)
     assert dying(lambda: go(make(die)(Draft(5, ["a"]), run_id="r1"))) == 9
@@ -151,7 +151,7 @@ def test_a_run_that_died_in_its_first_step_goes_on(disk: SQLiteStore, is_async: 
     assert disk.get_run("r1").resumes == 1
 
 
-def test_a_run_that_died_later_repeats_only_the_step_in_flight(disk: SQLiteStore) -> None:
+def test_a_run_that_died_later_repeats_only_the_step_in_flight(disk: SQLite) -> None:
     """What the dead step had paid stays paid, and it is kept as an attempt."""
     make = Maker(disk, is_async=False)
 
@@ -167,7 +167,7 @@ def test_a_run_that_died_later_repeats_only_the_step_in_flight(disk: SQLiteStore
 
 
 @pytest.mark.parametrize("n", [0, 1])
-def test_a_step_that_died_before_it_paid_is_charged_its_reservation(disk: SQLiteStore, n: int) -> None:
+def test_a_step_that_died_before_it_paid_is_charged_its_reservation(disk: SQLite, n: int) -> None:
     """Nobody knows what it had bought, so what was expected is assumed, and marked as estimated."""
     make = Maker(disk, is_async=False)
     options: dict[str, Any] = {"budget": Budget(usd=9, step_usd=2), "converge_on": until(2)}
@@ -182,7 +182,7 @@ def test_a_step_that_died_before_it_paid_is_charged_its_reservation(disk: SQLite
     assert columns(disk.charges("r1"), "nano_usd", "estimated") == charges
 
 
-def test_a_run_whose_disk_failed_goes_on_in_the_same_process(disk: SQLiteStore) -> None:
+def test_a_run_whose_disk_failed_goes_on_in_the_same_process(disk: SQLite) -> None:
     """When not even the pause can be written, the run is left as if its process had died, but nobody holds it."""
     make = Maker(disk, is_async=False)
 
@@ -417,7 +417,7 @@ def test_a_run_that_ends_while_it_is_resumed_has_ended(make: Maker, status: str,
     assert (run.status, run.stop_reason, run.steps) == (status, f"{status}: by a test", 1)
 
 
-def test_a_state_without_a_declared_type_comes_back(disk: SQLiteStore) -> None:
+def test_a_state_without_a_declared_type_comes_back(disk: SQLite) -> None:
     """A run remembers the type its first state had."""
 
     def step(state):  # type: ignore[no-untyped-def]

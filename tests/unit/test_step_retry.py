@@ -32,7 +32,7 @@ from loomc_runner import (
 from loomc_runner.records import Attempt
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 
 CENT = 10_000_000
 AT_ONCE = Retry(attempts=3, wait=0)
@@ -63,7 +63,7 @@ def flaky(*errors: Exception | None, usd: float | None = None) -> Callable[[Draf
 
 
 @pytest.fixture(params=["sync", "async"])
-def mortal(request: pytest.FixtureRequest, disk: SQLiteStore) -> Maker:
+def mortal(request: pytest.FixtureRequest, disk: SQLite) -> Maker:
     """What makes loops of both kinds whose runs outlive their process."""
     return Maker(disk, is_async=request.param == "async")
 
@@ -499,7 +499,7 @@ def test_a_run_that_dies_in_the_same_step_again_and_again_has_failed(mortal: Mak
     assert mortal.store.get_run("r1").status is RunStatus.COMPLETED
 
 
-def test_force_counts_anew(disk: SQLiteStore, tmp_path: Path) -> None:
+def test_force_counts_anew(disk: SQLite, tmp_path: Path) -> None:
     """Forced, the run has its five resumes again."""
     deadly = Deadly(Maker(disk, is_async=False), tmp_path / "tries")
     assert deadly.begin()
@@ -543,7 +543,7 @@ def test_being_paused_is_no_failure(make: Maker) -> None:
     assert go(refine.resume("r1")) == Draft(1)
 
 
-def test_a_completed_call_is_progress(disk: SQLiteStore, tmp_path: Path) -> None:
+def test_a_completed_call_is_progress(disk: SQLite, tmp_path: Path) -> None:
     """A step that gets a call further each time is not stuck."""
     act = tool(lambda n: n)
     within: Callable[[int], object] = lambda tries: [act(n) for n in range(tries)]  # noqa: E731
@@ -554,7 +554,7 @@ def test_a_completed_call_is_progress(disk: SQLiteStore, tmp_path: Path) -> None
     assert deadly.refine.resume("r1") == Draft(2)
 
 
-def test_a_step_of_a_child_is_progress(disk: SQLiteStore, tmp_path: Path) -> None:
+def test_a_step_of_a_child_is_progress(disk: SQLite, tmp_path: Path) -> None:
     """So is one that gets its child run a step further each time."""
 
     def child_step(draft: Draft) -> Draft:
@@ -571,7 +571,7 @@ def test_a_step_of_a_child_is_progress(disk: SQLiteStore, tmp_path: Path) -> Non
     assert deadly.refine.resume("r1") == Draft(2)
 
 
-def test_a_replayed_call_is_no_progress(disk: SQLiteStore, tmp_path: Path) -> None:
+def test_a_replayed_call_is_no_progress(disk: SQLite, tmp_path: Path) -> None:
     """It does not keep a hopeless run alive."""
     act = tool(lambda: 1)
     deadly = Deadly(Maker(disk, is_async=False), tmp_path / "tries", within=lambda _: act())

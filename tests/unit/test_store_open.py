@@ -10,7 +10,7 @@ import pytest
 
 from loomc_runner import SpecError, loop
 from loomc_runner.store import default_path, open_reader, open_store
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import a_run
 
 
@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def path_of(checkpoint: Any) -> Path:
     """Open a store and say where it is; nothing is written by that."""
     store = open_store(checkpoint)
-    assert isinstance(store, SQLiteStore)
+    assert isinstance(store, SQLite)
     return store.path
 
 
@@ -68,7 +68,7 @@ def test_one_file_has_one_store_in_a_process(here: Path) -> None:
 
 def test_a_store_of_ones_own_is_taken_as_it_is() -> None:
     """An object that is a store is used itself."""
-    store = SQLiteStore("x.db")
+    store = SQLite("x.db")
     assert open_store(store) is store
 
 
@@ -76,7 +76,7 @@ def test_a_store_of_ones_own_is_taken_as_it_is() -> None:
 def test_a_reader_reads_the_same_places(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     """A reader takes LOOMC_DB, a path or a URL, and sees what was written there."""
     monkeypatch.setenv("LOOMC_DB", "a.db")
-    writer, reader = SQLiteStore("a.db"), open_reader(name)
+    writer, reader = SQLite("a.db"), open_reader(name)
     writer.create_run(a_run(), "0")
     assert [run.id for run in reader.list_runs()] == ["r"]
     writer.close()

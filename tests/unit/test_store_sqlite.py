@@ -18,7 +18,7 @@ from store_lives import Life, live
 from loomc_runner import RunNotFound, RunStatus, StoreError, loop
 from loomc_runner.records import Transition
 from loomc_runner.store import open_reader
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, PAUSED, a_resumption, a_run, a_step
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SQLiteStore]:
+def store(tmp_path: Path) -> Iterator[SQLite]:
     """Give a store in a folder that does not exist yet."""
-    made = SQLiteStore(tmp_path / "new" / "runs.db")
+    made = SQLite(tmp_path / "new" / "runs.db")
     yield made
     made.close()
 
 
 def filled(path: Path, steps: int = 3) -> Path:
     """Write a run and close the file."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
     lease = store.create_run(a_run(), "0")
     for n in range(steps):
         store.commit(lease, Transition(AT, a_step(n), f"[{n}]"))
@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_commit_survives_a_power_loss(store: SQLiteStore) -> None:
+def test_a_commit_survives_a_power_loss(store: SQLite) -> None:
     """The connection that writes has a write-ahead log and waits for the disk at every commit."""
     store.create_run(a_run(), "0")
     db = store._connection
@@ -58,7 +58,7 @@ def test_a_commit_survives_a_power_loss(store: SQLiteStore) -> None:
     assert [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
 
 
-def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLiteStore) -> None:
+def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLite) -> None:
     """A look into a store that is not there finds nothing and makes nothing, and sees at once what another makes."""
     with pytest.raises(RunNotFound, match="no run r in"):
         store.get_run("r")
@@ -67,7 +67,7 @@ def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLiteSto
     assert store.get_run("r").steps == 3
 
 
-def test_a_new_folder_is_private_and_ignored_by_git(store: SQLiteStore) -> None:
+def test_a_new_folder_is_private_and_ignored_by_git(store: SQLite) -> None:
     """The folder is made for its owner alone, and git is told to leave it."""
     store.create_run(a_run(), "0")
     for folder in (store.path.parent, store.path.parent / "owners"):
@@ -113,17 +113,17 @@ def test_reading_leaves_no_trace(tmp_path: Path) -> None:
 def test_a_reader_cannot_write(tmp_path: Path) -> None:
     """A store that was opened for reading refuses every write, and the file stays as it is."""
     path = filled(tmp_path / "runs.db")
-    reader = SQLiteStore(path, read_only=True)
+    reader = SQLite(path, read_only=True)
     with pytest.raises(StoreError, match="read-only"):
         reader.claim("r", a_resumption())
     reader.close()
     assert open_reader(path).get_run("r").epoch == 1
 
 
-def test_a_reader_sees_a_run_at_work_and_leaves_it_alone(store: SQLiteStore) -> None:
+def test_a_reader_sees_a_run_at_work_and_leaves_it_alone(store: SQLite) -> None:
     """While one process writes a reader in another sees each step that is committed."""
     lease = store.create_run(a_run(), "0")
-    script = "reader = SQLiteStore(sys.argv[1], read_only=True)\nwhile True: say(reader.get_run('r').steps); hear()"
+    script = "reader = SQLite(sys.argv[1], read_only=True)\nwhile True: say(reader.get_run('r').steps); hear()"
     with Life(script, store.path) as life:
         assert life.hear() == "0"
         for n in range(3):
@@ -137,7 +137,7 @@ def test_a_reader_sees_a_run_at_work_and_leaves_it_alone(store: SQLiteStore) -> 
 def test_the_log_of_a_killed_process_is_read(tmp_path: Path) -> None:
     """What a process had committed when it was killed is there for a reader, and nothing else is left afterwards."""
     script = """
-store = SQLiteStore(sys.argv[1])
+store = SQLite(sys.argv[1])
 lease = store.create_run(a_run(), "0")
 for n in range(9): store.commit(lease, Transition(AT, a_step(n), "[]"))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -152,7 +152,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 FORKED = """
-store = SQLiteStore(sys.argv[1])
+store = SQLite(sys.argv[1])
 store.create_run(a_run("parent"), "0")
 (hears_parent, tells_child), (hears_child, tells_parent) = os.pipe(), os.pipe()
 child = os.fork()
@@ -176,7 +176,7 @@ os.write(tells_child, b".")
 os.read(hears_child, 1)
 os.kill(child, signal.SIGKILL)
 os.wait()
-say(len(SQLiteStore(sys.argv[1]).steps("child")))
+say(len(SQLite(sys.argv[1]).steps("child")))
 """
     assert live(FORKED + script, tmp_path / "runs.db") == "10"
 
@@ -205,7 +205,7 @@ def test_a_fork_waits_for_the_transaction_of_another_thread(tmp_path: Path) -> N
     """Forks in the middle of other threads' commits leave parent and children with a whole database."""
     script = """
 import threading
-store = SQLiteStore(sys.argv[1])
+store = SQLite(sys.argv[1])
 def work():
     lease = wait(store.create_run, a_run(), "0")
     for n in range(60):
@@ -226,7 +226,7 @@ say(len(store.steps("r")), store.get_run("r").steps)
 
 
 @pytest.mark.parametrize("anew", [False, True])
-def test_a_database_that_was_deleted_is_noticed(store: SQLiteStore, anew: bool) -> None:
+def test_a_database_that_was_deleted_is_noticed(store: SQLite, anew: bool) -> None:
     """After the folder was deleted, or replaced by another, new runs go to the file that has the name now."""
     store.create_run(a_run("old"), "0")
     shutil.rmtree(store.path.parent)
@@ -234,7 +234,7 @@ def test_a_database_that_was_deleted_is_noticed(store: SQLiteStore, anew: bool) 
         filled(store.path)
     store.create_run(a_run("new"), "0")
     assert {run.id for run in store.list_runs()} == ({"r", "new"} if anew else {"new"})
-    script = "say(*[run.id for run in SQLiteStore(sys.argv[1]).list_runs(status=RunStatus.RUNNING)])"
+    script = "say(*[run.id for run in SQLite(sys.argv[1]).list_runs(status=RunStatus.RUNNING)])"
     assert live(script, store.path) == "new"
 
 
@@ -262,7 +262,7 @@ def interrupts() -> Iterator[list[int]]:
     signal.signal(signal.SIGUSR1, handler)
 
 
-def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLiteStore, interrupts: list[int]) -> None:
+def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLite, interrupts: list[int]) -> None:
     """An interrupt in the middle of a commit leaves all of it or nothing, and the next commit works."""
     lease = store.create_run(a_run(), "0")
     for _ in range(200):
@@ -272,10 +272,10 @@ def test_ctrl_c_at_any_moment_leaves_the_store_usable(store: SQLiteStore, interr
                 store.commit(lease, Transition(AT, a_step(len(store.steps("r"))), "[]"))
         assert store.get_run("r").steps == len(store.steps("r"))
     store.commit(lease, PAUSED)
-    assert live("say(SQLiteStore(sys.argv[1]).get_run('r').status)", store.path) == "paused"
+    assert live("say(SQLite(sys.argv[1]).get_run('r').status)", store.path) == "paused"
 
 
-def test_an_error_with_characters_that_no_text_holds_is_stored(store: SQLiteStore) -> None:
+def test_an_error_with_characters_that_no_text_holds_is_stored(store: SQLite) -> None:
     """A step may fail with the name of a file that is not UTF-8: that error is raised, and stored with escapes."""
 
     @loop(checkpoint=store)
@@ -296,5 +296,5 @@ def test_a_loop_keeps_its_runs_in_the_file_that_is_named(tmp_path: Path) -> None
         return [*state, len(state)]
 
     assert grow([], run_id="r") == [0]
-    script = "s = SQLiteStore(sys.argv[1], read_only=True); say(s.get_run('r').status, s.state('r', 0))"
+    script = "s = SQLite(sys.argv[1], read_only=True); say(s.get_run('r').status, s.state('r', 0))"
     assert live(script, tmp_path / "runs.db") == "completed [0]"

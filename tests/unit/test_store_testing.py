@@ -13,7 +13,7 @@ from store_lives import Life
 from loomc_runner import StoreError, loop
 from loomc_runner.records import Transition
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, PAUSED, FakeClock, FaultyStore, a_resumption, a_run, a_step
 
 GONE = StoreError("the disk is gone")
@@ -82,14 +82,14 @@ def test_a_process_can_be_killed_at_a_write(tmp_path: Any, when: str, kept: int)
     """An `act` that kills the process leaves what was written until then, and the run can be taken over."""
     script = """
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-store = FaultyStore(SQLiteStore(sys.argv[1]), at=3, when=sys.argv[2], act=kill)
+store = FaultyStore(SQLite(sys.argv[1]), at=3, when=sys.argv[2], act=kill)
 lease = store.create_run(a_run(), "0")
 for n in range(5):
     store.commit(lease, Transition(AT, a_step(n), "[]"))
 """
     with Life(script, tmp_path / "runs.db", when) as life:
         assert life.process.wait(30) == -signal.SIGKILL
-    store = SQLiteStore(tmp_path / "runs.db")
+    store = SQLite(tmp_path / "runs.db")
     assert (store.claim("r", a_resumption()).run.steps, len(store.steps("r"))) == (kept, kept)
     store.close()
 

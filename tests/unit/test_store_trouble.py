@@ -22,7 +22,7 @@ from store_lives import live
 from loomc_runner import RunNotFound, StoreBusy, StoreError, loop
 from loomc_runner.records import Transition
 from loomc_runner.store import open_reader
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, PAUSED, a_charge, a_resumption, a_run, a_step
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ BIG = f'"{"x" * 50_000}"'
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Give a database with a run of three steps in a folder of its own, closed."""
-    store = SQLiteStore(tmp_path / "runs.db")
+    store = SQLite(tmp_path / "runs.db")
     lease = store.create_run(a_run(), "0")
     for n in range(3):
         store.commit(lease, Transition(AT, a_step(n), BIG, (a_charge(1),)))
@@ -62,7 +62,7 @@ def error_of(verb: Callable[[], object], kind: type[Exception] = StoreError) -> 
 def both_errors(path: Path) -> set[str]:
     """Say with which words reading and writing fail; the file stays as it is, and no other appears."""
     before = path.read_bytes()
-    writer, reader = SQLiteStore(path), open_reader(path)
+    writer, reader = SQLite(path), open_reader(path)
     words = {error_of(reader.list_runs), error_of(lambda: writer.create_run(a_run("new"), "0"))}
     assert (path.read_bytes(), [found.name for found in path.parent.iterdir()]) == (before, [path.name])
     return words
@@ -100,7 +100,7 @@ def test_a_database_of_a_newer_version_is_refused(path: Path) -> None:
 def test_a_damaged_database_is_said_to_be_damaged(path: Path) -> None:
     """A file that was cut short, or written over, raises StoreError that says what to do."""
     whole = path.read_bytes()
-    store = SQLiteStore(path)
+    store = SQLite(path)
     for broken in (whole[: len(whole) // 2], whole[:4096] + b"\xff" * 8192 + whole[12288:]):
         path.write_bytes(broken)
         assert "it is damaged; restore a copy" in error_of(lambda: [store.list_runs(), store.state("r", 2)])
@@ -112,7 +112,7 @@ def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
     path = tmp_path / "runs.db"
     path.touch()
     assert "there are no runs" in error_of(open_reader(path).list_runs, RunNotFound)
-    store = SQLiteStore(path)
+    store = SQLite(path)
     store.create_run(a_run(), "0")
     assert open_reader(path).get_run("r").steps == 0
     store.close()
@@ -121,7 +121,7 @@ def test_an_empty_file_becomes_a_database(tmp_path: Path) -> None:
 def test_a_folder_is_no_database(tmp_path: Path) -> None:
     """The path of a folder, or one below a file, raises StoreError that names another way."""
     (tmp_path / "file").touch()
-    for store in (SQLiteStore(tmp_path), SQLiteStore(tmp_path / "file" / "runs.db")):
+    for store in (SQLite(tmp_path), SQLite(tmp_path / "file" / "runs.db")):
         assert "LOOMC_DB" in error_of(partial(store.create_run, a_run(), "0"))
 
 
@@ -133,7 +133,7 @@ def shut() -> Iterator[Path]:
     """Give a folder with a database that a child process without rights may read, and not write."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        store = SQLiteStore(folder / "runs.db")
+        store = SQLite(folder / "runs.db")
         store.commit(store.create_run(a_run(), "0"), PAUSED)
         store.close()
         shutil.rmtree(folder / "owners")
@@ -152,7 +152,7 @@ def live_without_rights(folder: Path, *statements: str) -> list[str]:
 
 def test_a_read_only_folder_can_be_read(shut: Path) -> None:
     """Where nothing may be written reading works, and leaves nothing."""
-    read = "s = SQLiteStore(path, read_only=True); say(s.get_run('r').status, s.state('r', -1)); s.close()"
+    read = "s = SQLite(path, read_only=True); say(s.get_run('r').status, s.state('r', -1)); s.close()"
     assert live_without_rights(shut, read) == ["paused 0"]
     assert [path.name for path in shut.iterdir()] == ["runs.db"]
 
@@ -160,7 +160,7 @@ def test_a_read_only_folder_can_be_read(shut: Path) -> None:
 def test_a_read_only_file_in_an_open_folder_is_read_without_a_trace(shut: Path) -> None:
     """A file that may not be written is read as it is, without files beside it that would stay."""
     shut.chmod(0o777)
-    read = "s = SQLiteStore(path, read_only=True); say(s.get_run('r').status, s.state('r', -1)); s.close()"
+    read = "s = SQLite(path, read_only=True); say(s.get_run('r').status, s.state('r', -1)); s.close()"
     assert live_without_rights(shut, read) == ["paused 0"]
     assert [path.name for path in shut.iterdir()] == ["runs.db"]
 
@@ -168,14 +168,14 @@ def test_a_read_only_file_in_an_open_folder_is_read_without_a_trace(shut: Path) 
 def test_a_read_only_database_with_a_log_is_refused(shut: Path) -> None:
     """When the newest steps are in a log that cannot be merged, reading says so instead of leaving them out."""
     (shut / "runs.db-wal").write_bytes(b"steps")
-    (words,) = live_without_rights(shut, "SQLiteStore(path, read_only=True).get_run('r')")
+    (words,) = live_without_rights(shut, "SQLite(path, read_only=True).get_run('r')")
     assert "unmerged changes; copy its folder" in words
 
 
 def test_writing_where_nothing_may_be_written_says_what_to_do(shut: Path) -> None:
     """A claim, or a new database, raises StoreError that names a way out."""
-    claim, create = "SQLiteStore(path).claim('r', a_resumption())", ".create_run(a_run(), '0')"
-    others = [f"SQLiteStore(path.parent / '{name}'){create}" for name in ("other.db", "new/other.db")]
+    claim, create = "SQLite(path).claim('r', a_resumption())", ".create_run(a_run(), '0')"
+    others = [f"SQLite(path.parent / '{name}'){create}" for name in ("other.db", "new/other.db")]
     words, *other_words = live_without_rights(shut, claim, *others)
     assert words == f"{shut}/runs.db: it is read-only; make it writable, or name another place with LOOMC_DB or --db"
     assert all(line.endswith("or name another place with LOOMC_DB or --db") for line in other_words)
@@ -188,7 +188,7 @@ def test_writing_where_nothing_may_be_written_says_what_to_do(shut: Path) -> Non
 
 def test_a_commit_that_has_no_room_stores_nothing(path: Path) -> None:
     """When the file may not grow the commit raises StoreError, nothing of it is there, and with room it works."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
     lease = store.claim("r", a_resumption()).lease
     change = Transition(AT, a_step(3), BIG * 20, (a_charge(5),), notes=("n",))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -205,7 +205,7 @@ def test_a_commit_that_has_no_room_stores_nothing(path: Path) -> None:
 
 FULL = """
 folder = Path(sys.argv[1])
-store = SQLiteStore(folder / "runs.db")
+store = SQLite(folder / "runs.db")
 lease, n = store.create_run(a_run(), "0"), 0
 try:
     while True:
@@ -215,7 +215,7 @@ except StoreError as error:
     say(error)
 run = store.get_run("r")
 say(n > 2, run.steps == run.nano_usd == len(store.steps("r")) == n, len(store.state("r", n - 1)))
-try: SQLiteStore(folder / "second" / "runs.db").create_run(a_run(), "0")
+try: SQLite(folder / "second" / "runs.db").create_run(a_run(), "0")
 except StoreError as error: say(error)
 (folder / "filler").unlink()
 store.commit(lease, Transition(AT, a_step(n), '"' + "x" * 50_000 + '"'))
@@ -240,7 +240,7 @@ def test_a_full_disk_is_said_to_be_full() -> None:
 
 def test_writes_to_a_locked_database_are_refused_at_once(path: Path) -> None:
     """While another program writes, each write raises StoreBusy within a moment, and works when called again."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
     writes: list[Callable[[], object]] = [
         lambda: store.create_run(a_run("new"), "0"),
         lambda: store.claim("r", a_resumption()),
@@ -261,7 +261,7 @@ def test_writes_to_a_locked_database_are_refused_at_once(path: Path) -> None:
 
 def test_reading_does_not_wait_for_a_writer(path: Path) -> None:
     """While another program writes, everything can be read as it was committed last."""
-    store, reader = SQLiteStore(path), open_reader(path)
+    store, reader = SQLite(path), open_reader(path)
     with locked(path, "EXCLUSIVE") as other:
         other.execute("DELETE FROM steps")
         assert [len(one.steps(one.get_run("r").id)) for one in (store, reader)] == [3, 3]
@@ -274,7 +274,7 @@ def test_opening_waits_for_who_is_making_the_database(path: Path, read_only: boo
     """While another process makes the tables, or closes the file, nobody can read: that is waited for, not raised."""
     with closing(sqlite3.connect(path)) as other:
         other.execute("PRAGMA journal_mode = DELETE")
-    store = SQLiteStore(path, read_only=read_only)
+    store = SQLite(path, read_only=read_only)
     with locked(path, "EXCLUSIVE") as other:
         threading.Timer(0.05, other.execute, ["ROLLBACK"]).start()
         assert store.get_run("r").steps == 3
@@ -312,7 +312,7 @@ def test_processes_that_make_one_database_at_once_wait_for_each_other(tmp_path: 
 start = Path(sys.argv[1]).with_name("start")
 while not start.exists(): time.sleep(0.001)
 for n in range(10):
-    store = SQLiteStore(sys.argv[1])
+    store = SQLite(sys.argv[1])
     try: store.get_run(f"{os.getpid()}-{n}")
     except RunNotFound: pass
     wait(store.create_run, a_run(f"{os.getpid()}-{n}"), "0")

@@ -16,7 +16,7 @@ from store_lives import Life
 from loomc_runner import RunNotFound, StoreError
 from loomc_runner.records import RunStatus, Transition
 from loomc_runner.store import open_reader, upkeep
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.store.upkeep import compact, copies_of, damage, measure, size_of
 from loomc_runner.testing import AT, a_charge, a_run, a_step
 
@@ -31,7 +31,7 @@ PAGE = 4096
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a database with two runs of twenty big steps."""
-    store = SQLiteStore(tmp_path_factory.mktemp("built") / "runs.db")
+    store = SQLite(tmp_path_factory.mktemp("built") / "runs.db")
     for name in ("a", "b"):
         lease = store.create_run(a_run(name), "0")
         for n in range(20):
@@ -137,7 +137,7 @@ def test_a_file_is_measured(path: Path, other: sqlite3.Connection) -> None:
 
 def test_what_was_deleted_is_given_back(path: Path) -> None:
     """The file shrinks, its log is gone, and what stays is as it was."""
-    store = SQLiteStore(path)
+    store = SQLite(path)
     kept = (store.get_run("b"), store.steps("b"), store.state("b", 19), store.charges("b"))
     store.delete(["a"])
     before = measure(path)
@@ -155,7 +155,7 @@ def test_what_others_keep_from_being_given_back_is_said(
 ) -> None:
     """Whoever reads an older state, or writes for long, is not disturbed; later it works."""
     monkeypatch.setattr(upkeep, "COMPACT_S", 0.05)
-    SQLiteStore(path).delete(["a"])
+    SQLite(path).delete(["a"])
     other.execute("BEGIN IMMEDIATE" if holds == "write" else "BEGIN")
     seen = other.execute("SELECT count(*) FROM steps").fetchone()
     assert "another program" in str(compact(path))
@@ -172,7 +172,7 @@ def test_a_file_that_cannot_be_written_is_said_to_be_so(tmp_path: Path) -> None:
 KILLED = """
 from loomc_runner.store import upkeep
 path, verb, moment = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-store, ticks = SQLiteStore(path), iter(range(10**9))
+store, ticks = SQLite(path), iter(range(10**9))
 
 def tick():
     if next(ticks) == moment:
@@ -206,7 +206,7 @@ def test_a_kill_leaves_a_good_database(path: Path, verb: str, moment: int) -> No
     assert (said, life.process.returncode, damage(path)) == ("", -signal.SIGKILL, [])
     left = {run.id: len(open_reader(path).steps(run.id)) for run in open_reader(path).list_runs()}
     assert left in ([{"a": 20, "b": 20}, {"b": 20}] if verb == "delete" else [{"b": 20}])
-    store = SQLiteStore(path)
+    store = SQLite(path)
     if "a" in left:
         store.delete(["a"])
     store.close()

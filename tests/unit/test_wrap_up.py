@@ -35,7 +35,7 @@ from loomc_runner.holds import hold
 from loomc_runner.records import NANO, Charge
 from loomc_runner.report.verify import verify
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.store.sqlite import SQLiteStore
+from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import FakeClock
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -108,7 +108,7 @@ def steps_of(make: Maker, run_id: str = "r1") -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(params=["sync", "async"])
-def mortal(request: pytest.FixtureRequest, disk: SQLiteStore) -> Maker:
+def mortal(request: pytest.FixtureRequest, disk: SQLite) -> Maker:
     """What makes loops of both kinds whose runs outlive their process."""
     return Maker(disk, is_async=request.param == "async")
 
