@@ -46,6 +46,7 @@ if _TYPE_CHECKING:
         ScoreError,
         SpecError,
         StallError,
+        StateDropped,
         StateError,
         StepError,
         StoreBusy,
@@ -109,6 +110,7 @@ __all__ = [
     "ScoreError",
     "SpecError",
     "StallError",
+    "StateDropped",
     "StateError",
     "StepError",
     "StepRecord",
@@ -151,8 +153,8 @@ _HOMES = {
     "errors": (
         "AnswerRefused BudgetExhausted CallError CircuitOpenError CostError JudgeError LoomcError LoomcWarning "
         "LoopNotFound NotInStep NotResumable QuestionExpired RequestRefused RunLocked RunLost RunMismatch "
-        "RunNotFound RunStopped ScoreError SpecError StallError StateError StepError StoreBusy StoreError "
-        "WaitingForAnswer"
+        "RunNotFound RunStopped ScoreError SpecError StallError StateDropped StateError StepError StoreBusy "
+        "StoreError WaitingForAnswer"
     ),
     "handle": "AsyncLoop Loop",
     "notices": "BudgetNotice",

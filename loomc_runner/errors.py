@@ -108,6 +108,10 @@ class RunNotFound(LoomcError, LookupError):
     """There is no such run, step or database."""
 
 
+class StateDropped(LoomcError, LookupError):
+    """The state of the step was dropped to save room, by `keep=` of the loop or `loomc prune --states`."""
+
+
 class RunLocked(LoomcError):
     """Another process or thread is working on the run."""
 

@@ -67,6 +67,7 @@ class Call:
         nano_usd: Nano-dollars recorded while it ran.
         duration: Seconds it took; 0.0 while it runs.
         outer: The `seq` of the call it was made in, or None.
+        result_hash, result_size: SHA-256 and characters of a result that was dropped to save room.
     """
 
     step_n: int
@@ -81,6 +82,8 @@ class Call:
     nano_usd: int = 0
     duration: float = 0.0
     outer: int | None = None
+    result_hash: str | None = None
+    result_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -217,6 +217,9 @@ class Transition:
         in_flight: The step that starts now, with its reservation; None when none does.
         keep_in_flight: Leave the stored in-flight step as it is (for a step that was cut off).
         worked: Seconds of working time to add.
+        dropped: Earlier steps whose states are not kept any more.
+        longest_result: Characters; longer results of the calls of the committed step are not kept any more, only
+            their hash and size. None keeps them all.
         best_step, dearest_nano, result, notes: New values for the run.
     """
 
@@ -240,3 +243,5 @@ class Transition:
     dearest_nano: int = 0
     result: str | None = None
     notes: tuple[str, ...] | None = None
+    dropped: tuple[int, ...] = ()
+    longest_result: int | None = None

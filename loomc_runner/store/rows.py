@@ -22,6 +22,7 @@ from loomc_runner.records import (
 )
 from loomc_runner.store.base import Resumption
 from loomc_runner.store.sql import BREAKER_COLUMNS, CALL_COLUMNS, QUESTION_COLUMNS, RUN_COLUMNS, STEP_COLUMNS
+from loomc_runner.store.states import Written
 
 LONG = 4096
 """Characters of a result; a longer one is stored compressed."""
@@ -81,12 +82,11 @@ def budget_text(budget: dict[str, Any] | None) -> str | None:
     return None if budget is None else json.dumps(budget)
 
 
-def step_values(run_id: str, step: StepRecord[Any], state: str | None) -> tuple[Any, ...]:
-    """A step as the values of its row; without a state it has its parent's."""
-    how = (state, None, "json") if state is not None else (None, step.parent_n, "same")
+def step_values(run_id: str, step: StepRecord[Any], state: Written) -> tuple[Any, ...]:
+    """A step as the values of its row."""
     return (
         run_id,
-        *how,
+        *state,
         step.step_n,
         step.parent_n,
         step.score,
@@ -164,6 +164,8 @@ def call_values(run_id: str, call: Call) -> tuple[Any, ...]:
         call.nano_usd,
         call.duration,
         call.outer,
+        call.result_hash,
+        call.result_size,
     )
 
 

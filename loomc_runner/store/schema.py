@@ -51,7 +51,7 @@ CREATE TABLE steps (
     parent_n INTEGER NOT NULL,
     state_blob TEXT,
     base_n INTEGER,
-    encoding TEXT NOT NULL DEFAULT 'json',      -- or 'same': the state of step base_n
+    encoding TEXT NOT NULL DEFAULT 'json',      -- or what it is built on, that of step base_n: see store/states.py
     nano_usd INTEGER,               -- with child runs; NULL when nobody recorded a cost
     tokens INTEGER NOT NULL DEFAULT 0,
     score REAL,
@@ -160,7 +160,16 @@ ALTER TABLE steps ADD COLUMN scores TEXT;
 # A charge with a `key` is first what a call may cost, and then what it came to; `usage` is JSON, tokens by kind.
 # `scores` is JSON, each answer of a scorer that was asked more than once.
 
-SCRIPTS = (TABLES, INSIDE_A_STEP, DIRECTION, MODELS)
+STATES = """
+ALTER TABLE calls ADD COLUMN result_hash TEXT;
+ALTER TABLE calls ADD COLUMN result_size INTEGER;
+CREATE INDEX steps_by_base ON steps (run_id, base_n) WHERE base_n IS NOT NULL;
+"""
+
+# `encoding` has more forms from here on (see loomc_runner.store.states). A call whose result was dropped keeps the hash
+# and the size of it.
+
+SCRIPTS = (TABLES, INSIDE_A_STEP, DIRECTION, MODELS, STATES)
 """What makes each version of the tables out of the one before, in order."""
 
 VERSION = len(SCRIPTS)
@@ -191,6 +200,9 @@ NO_SCORES = "SELECT *, NULL AS scores FROM {steps}"
 NO_MODELS = "SELECT *, NULL AS key, NULL AS model, NULL AS usage FROM {charges}"
 """What the steps and the charges of the third version lack."""
 
+NO_HASHES = "SELECT *, NULL AS result_hash, NULL AS result_size FROM {calls}"
+"""What the calls of the fourth version lack."""
+
 NO_CONTROL = f"NULL AS control, NULL AS child_key, 0 AS progress, 0 AS stuck, {NO_DIRECTION}"
 """What the runs of the first version lack."""
 
@@ -220,12 +232,13 @@ VIEWS = (
         "attempts": NO_ATTEMPTS,
     },
     {"runs": f"SELECT *, {NO_CONTROL} FROM {{runs}}", "steps": NO_SCORES, "charges": NO_MODELS},
-    {"runs": f"SELECT *, {NO_DIRECTION} FROM {{runs}}", "steps": NO_SCORES, "charges": NO_MODELS},
-    {"steps": NO_SCORES, "charges": NO_MODELS},
+    {"runs": f"SELECT *, {NO_DIRECTION} FROM {{runs}}", "steps": NO_SCORES, "charges": NO_MODELS, "calls": NO_HASHES},
+    {"steps": NO_SCORES, "charges": NO_MODELS, "calls": NO_HASHES},
+    {"calls": NO_HASHES},
 )
 """How the tables of each older version are read as today's."""
 
-MAIN = {name: f"main.{name}" for name in ("runs", "steps", "charges")}
+MAIN = {name: f"main.{name}" for name in ("runs", "steps", "charges", "calls")}
 """The tables that views stand before."""
 
 COLUMNS = {
@@ -271,10 +284,15 @@ def read_as_today(db: sqlite3.Connection, path: Path) -> None:
         raise RunNotFound(f"there are no runs in {path} yet; a first run makes its tables")
     for name, query in VIEWS[version].items() if version < VERSION else ():
         db.execute(f"CREATE TEMP VIEW {name} AS {query.format(**MAIN)}")
+    lacking = set[str]()
     for script in SCRIPTS[max(version, 1) :]:  # what it lacks is empty
         for statement in _statements(script):
-            if statement.startswith("CREATE TABLE"):
+            verb, _, table = statement.split(maxsplit=3)[:3]
+            if verb == "CREATE" and statement.startswith("CREATE TABLE"):
                 db.execute(statement.replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+                lacking.add(table)
+            elif verb == "ALTER" and table in lacking:
+                db.execute(statement)
 
 
 def version_of(db: sqlite3.Connection, path: Path) -> int:

@@ -18,10 +18,24 @@ GET_RUN = f"{RUNS} WHERE id = ?"
 STEP_COLUMNS = tuple(item.name for item in fields(StepRecord) if item.name != "read_state")
 STEPS = f"SELECT {', '.join(STEP_COLUMNS)} FROM steps WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n"
 INSERT_STEP = (
-    f"INSERT INTO steps (run_id, state_blob, base_n, encoding, {', '.join(STEP_COLUMNS)}) "
+    f"INSERT INTO steps (run_id, encoding, base_n, state_blob, {', '.join(STEP_COLUMNS)}) "
     f"VALUES ({', '.join('?' * (len(STEP_COLUMNS) + 4))})"
 )
-STATE = "SELECT encoding, base_n, state_blob FROM steps WHERE run_id = ? AND step_n = ?"
+STATE = (  # and those that it is built on, each on an earlier one, as they are at one moment
+    "WITH RECURSIVE chain (step_n, encoding, base_n, state_blob) AS ("
+    "SELECT step_n, encoding, base_n, state_blob FROM steps WHERE run_id = :run AND step_n = :step UNION ALL "
+    "SELECT s.step_n, s.encoding, s.base_n, s.state_blob FROM chain c JOIN steps s "
+    "ON s.run_id = :run AND s.step_n = c.base_n AND c.base_n < c.step_n) "
+    "SELECT encoding, base_n, state_blob FROM chain"
+)
+
+BASE = "SELECT base_n FROM steps WHERE run_id = ? AND step_n = ?"
+BUILT_ON = "SELECT step_n FROM steps WHERE run_id = ? AND base_n = ?"
+REWRITE_STATE = "UPDATE steps SET encoding = ?, base_n = ?, state_blob = ? WHERE run_id = ? AND step_n = ?"
+KEPT = (  # on either side of a step whose state was dropped
+    "SELECT max(CASE WHEN step_n < :step THEN step_n END), min(CASE WHEN step_n > :step THEN step_n END) "
+    "FROM steps WHERE run_id = :run AND encoding <> 'dropped'"
+)
 
 CLAIM = (
     "UPDATE runs SET owner = ?, epoch = epoch + 1, resumes = resumes + 1, status = 'running', stop_reason = NULL, "
@@ -62,6 +76,9 @@ ATTEMPTS = (
 )
 CHARGES = f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY id"
 
+DROP_RESULT = (
+    "UPDATE calls SET result = NULL, result_hash = ?, result_size = ? WHERE run_id = ? AND step_n = ? AND seq = ?"
+)
 CALL_COLUMNS = tuple(item.name for item in fields(Call))
 CALLS = (
     f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND (step_n, seq) >= (?, ?) AND step_n < ? "

@@ -6,18 +6,15 @@ import dataclasses
 import json
 import os
 import sqlite3
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
-from itertools import islice
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
-from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreBusy, StoreError
+from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StateDropped, StoreBusy
 from loomc_runner.records import (
     INITIAL,
     Attempt,
-    BreakerChange,
-    Call,
     Charge,
     Claim,
     Control,
@@ -30,15 +27,12 @@ from loomc_runner.records import (
 )
 from loomc_runner.store import owners, rows, sql
 from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, ended_by, tagged
-from loomc_runner.store.connection import SQLiteFile
-
-R = TypeVar("R")
-
-MANY = 2**62
-"""More steps than any run has."""
+from loomc_runner.store.reading import SQLiteReader
+from loomc_runner.store.states import Known, Written
+from loomc_runner.store.thinning import drop_results, drop_states
 
 
-class SQLite(SQLiteFile):
+class SQLite(SQLiteReader):
     """Runs in one SQLite file; give one as `checkpoint=` to choose how durable it is, else a path is enough.
 
     Args:
@@ -74,7 +68,8 @@ class SQLite(SQLiteFile):
                 run = dataclasses.replace(run, owner=owner, epoch=1, in_flight_mark=mark, control=control)
                 sql.put(db, sql.INSERT_RUN, rows.run_values(run))
                 first: StepRecord[Any] = StepRecord(INITIAL, INITIAL, None, None, 0, run.created_at, 0.0)
-                sql.put(db, sql.INSERT_STEP, rows.step_values(run.id, first, state))
+                self._chains.forget(run.id)
+                sql.put(db, sql.INSERT_STEP, rows.step_values(run.id, first, self._written(db, run.id, first, state)))
         except BaseException:
             owners.let_go(str(self.path), run.id)
             raise
@@ -91,6 +86,7 @@ class SQLite(SQLiteFile):
                 if run.owner and run.owner != mine and owners.is_alive(self.path.parent, run.owner):
                     pid = run.owner.partition("-")[0]
                     raise RunLocked(f"run {run_id} is being worked on by process {pid}; wait for it, or end it first")
+                self._chains.forget(run_id)
                 if run.in_flight is not None:
                     self._close_in_flight(db, run, resumption)
                 (progress,) = db.execute(sql.PROGRESS, (run_id,)).fetchone()
@@ -120,6 +116,7 @@ class SQLite(SQLiteFile):
     def _let_go(self, lease: Lease, transition: Transition) -> None:
         if transition.status is not RunStatus.RUNNING:
             owners.let_go(str(self.path), lease.run_id)
+            self._chains.forget(lease.run_id)
 
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         run_id, step = lease.run_id, change.step
@@ -134,12 +131,32 @@ class SQLite(SQLiteFile):
                     f"run {run_id} has ended, was taken over by another process or is no longer in {self.path}; "
                     "nothing more is written to it here"
                 )
+        if change.dropped:
+            drop_states(db, run_id, change.dropped, partial(self._known, db, run_id))
+            self._chains.drop(run_id, change.dropped)
         if step is not None:
-            sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, change.state))
+            state = self._written(db, run_id, step, change.state)
+            sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, state))
         self._write_inside(db, run_id, change)
+        if step is not None and change.longest_result is not None:
+            calls = db.execute(sql.CALLS, (run_id, step.step_n, 0, step.step_n + 1, -1)).fetchall()
+            drop_results(db, run_id, map(rows.call_from, calls), change.longest_result)
         if change.status is RunStatus.CANCELLED:
             db.execute(sql.WITHDRAW_ALL, (run_id,))
         return control
+
+    def _written(self, db: sqlite3.Connection, run_id: str, step: StepRecord[Any], state: str | None) -> Written:
+        """How the state of a step is stored; one without a state has its parent's."""
+        if state is None:
+            return Written("same", step.parent_n, None)
+
+        def read(step_n: int) -> Known | None:
+            try:
+                return self._known(db, run_id, step_n)
+            except (RunNotFound, StateDropped):
+                return None
+
+        return self._chains.write(run_id, step.step_n, step.parent_n, state, read)
 
     @staticmethod
     def _charge(db: sqlite3.Connection, run_id: str, charges: Sequence[Charge]) -> tuple[int, int]:
@@ -197,6 +214,14 @@ class SQLite(SQLiteFile):
                 db.execute(sql.WITHDRAW_ALL, (name,))
         if change.notes is not None:
             db.execute(sql.NOTE, (json.dumps(change.notes), run_id))
+
+    def drop_states(self, run_id: str, steps: Collection[int]) -> None:
+        """Drop the states of some steps of a run that nobody works on; what is built on them stays."""
+        with self._writing() as db:
+            if self._row(db, run_id).status is RunStatus.RUNNING:
+                raise RunLocked(f"run {run_id} is being worked on, and its states cannot be dropped; wait for it")
+            drop_states(db, run_id, steps, partial(self._known, db, run_id))
+        self._chains.forget(run_id)
 
     def answer(self, question: Question, answer: str, by: str, at: datetime) -> None:
         """Answer an open question, once."""
@@ -266,124 +291,3 @@ class SQLite(SQLiteFile):
         children = db.execute(sql.CHILDREN_OF, (run_id, step_n)).fetchall()
         by_children = sum(db.execute(sql.SUBTREE, child).fetchone()[0] for child in children)
         return not in_doubt and in_calls + by_children > 0 and own <= in_calls
-
-    # --- reading
-
-    def get_run(self, run_id: str) -> Run:
-        """The run; `interrupted` when its owner is dead."""
-        with self._reading() as db:
-            return self._row(db, run_id)
-
-    def list_runs(
-        self,
-        *,
-        prefix: str = "",
-        status: RunStatus | None = None,
-        loop: str | None = None,
-        parent: str | None = None,
-        parent_step: int | None = None,
-        origin: str | None = None,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> Sequence[Run]:
-        """Runs, newest first."""
-        by_owner = status in {RunStatus.RUNNING, RunStatus.INTERRUPTED}  # only a look at the owner tells the two apart
-        window = (None, 0) if by_owner else (limit, offset)
-        with self._reading() as db:
-            found = db.execute(*sql.list_query(prefix, status, loop, parent, parent_step, origin, *window)).fetchall()
-            runs = [self._as_shown(self._record(rows.run_from, row, row[0])) for row in found]
-        if not by_owner:
-            return runs
-        matching = (run for run in runs if run.status is status)
-        return list(islice(matching, offset, None if limit is None else offset + limit))
-
-    def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
-        """The committed steps of a window, in order."""
-        return self._window(sql.STEPS, rows.step_from, run_id, max(start, 0), stop)
-
-    def state(self, run_id: str, step_n: int) -> str:
-        """The state after a step as JSON text."""
-        with self._reading() as db:
-            while True:
-                row = db.execute(sql.STATE, (run_id, step_n)).fetchone()
-                if row is None:
-                    raise RunNotFound(_missing_step(run_id, step_n))
-                encoding, base_n, text = row
-                if encoding != "same":
-                    return str(text)
-                if not INITIAL <= base_n < step_n:  # it would lead nowhere, or round and round
-                    raise StoreError(
-                        f"{self.path}: the state of step {step_n} of run {run_id} is damaged: base {base_n}"
-                    )
-                step_n = base_n
-
-    def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
-        """The failed and cut-off tries of a window of steps, in order."""
-        return self._window(sql.ATTEMPTS, rows.attempt_from, run_id, start, stop)
-
-    def charges(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Charge]:
-        """The charges of a window of steps, in the order in which they were recorded."""
-        return self._window(sql.CHARGES, rows.charge_from, run_id, start, stop)
-
-    def calls(
-        self, run_id: str, start: int = 0, stop: int | None = None, *, seq: int = 0, limit: int | None = None
-    ) -> Sequence[Call]:
-        """The durable calls of a window of steps, in order."""
-        window = (run_id, start, seq, MANY if stop is None else stop, -1 if limit is None else limit)
-        with self._reading() as db:
-            found = db.execute(sql.CALLS, window).fetchall()
-        return [self._record(rows.call_from, row, run_id) for row in found]
-
-    def questions(self, run_id: str | None = None) -> Sequence[Question]:
-        """The questions of a run and its child runs, or the open ones of all."""
-        query = (sql.OPEN_QUESTIONS,) if run_id is None else (sql.QUESTIONS, (run_id,))
-        with self._reading() as db:
-            return [rows.question_from(row) for row in db.execute(*query).fetchall()]
-
-    def breakers(self, run_id: str) -> Sequence[BreakerChange]:
-        """How circuit breakers changed in a run and its child runs, in order."""
-        with self._reading() as db:
-            return [rows.breaker_from(row) for row in db.execute(sql.BREAKERS, (run_id,)).fetchall()]
-
-    def subtree(self, run_id: str) -> tuple[int, int]:
-        """Nano-dollars and tokens of a run together with all its child runs."""
-        with self._reading() as db:
-            nano, tokens = db.execute(sql.SUBTREE, (run_id,)).fetchone()
-        return nano, tokens
-
-    def _window(
-        self, query: str, record: Callable[[Sequence[Any]], R], run_id: str, start: int, stop: int | None
-    ) -> list[R]:
-        """The records of a window of steps."""
-        with self._reading() as db:
-            found = db.execute(query, (run_id, start, MANY if stop is None else stop)).fetchall()
-        return [self._record(record, row, run_id) for row in found]
-
-    def _record(self, record: Callable[[Sequence[Any]], R], row: Sequence[Any], run_id: str) -> R:
-        """A row as a record.
-
-        Raises:
-            StoreError: When it holds what no release has written.
-        """
-        try:
-            return record(row)
-        except (ValueError, TypeError, KeyError, OverflowError, zlib.error) as error:
-            problem = f"a row of run {run_id} is damaged ({type(error).__name__}: {error})"
-            raise StoreError(f"{self.path}: {problem}; loomc verify {run_id} tells more") from error
-
-    def _row(self, db: sqlite3.Connection, run_id: str) -> Run:
-        row = db.execute(sql.GET_RUN, (run_id,)).fetchone()
-        if row is None:
-            raise RunNotFound(f"there is no run {run_id} in {self.path}; loomc runs lists those there are")
-        return self._as_shown(self._record(rows.run_from, row, run_id))
-
-    def _as_shown(self, run: Run) -> Run:
-        if run.status is not RunStatus.RUNNING or (run.owner and owners.is_alive(self.path.parent, run.owner)):
-            return run
-        return dataclasses.replace(run, status=RunStatus.INTERRUPTED)
-
-
-def _missing_step(run_id: str, step_n: int) -> str:
-    if step_n == INITIAL:
-        return f"run {run_id} has no stored initial state, since loomc 0.3.0 kept none; start it anew"
-    return f"run {run_id} has no step {step_n}; loomc show {run_id} lists its steps"

@@ -478,7 +478,7 @@ class CountingCodec(Codec[Any]):
     [
         (Plain, Plain(best=1.0, tags=["a"]), 0),
         (dict[str, list[Plain]], {"a": [Plain(best=1.0)]}, 0),
-        (Plain, Plain(best=None), 1),
+        (Plain, Plain(best=None), 0),
         (Draft, Draft(), 1),
         (Rich, Rich(), 1),
         (Any, {}, 1),

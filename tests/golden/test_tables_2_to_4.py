@@ -1,6 +1,7 @@
-"""Databases with the second and the third version of our own tables.
+"""Databases with the second, third and fourth version of our own tables.
 
-In the second runs do not say yet which scores are better, in the third charges do not name the model that was paid.
+In the second runs do not say yet which scores are better, in the third charges do not name the model that was paid,
+and up to the fourth each state is stored whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from loomc_runner.store import open_reader
 from loomc_runner.store.schema import VERSION
 from loomc_runner.store.sqlite import SQLite
 
-DIRECTIONS = {2: None, 3: "maximize"}
+DIRECTIONS = {2: None, 3: "maximize", 4: "maximize"}
 
 
 @pytest.fixture(params=DIRECTIONS)

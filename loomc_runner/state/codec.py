@@ -1,0 +1,195 @@
+"""The codec of a loop's state: typed Python values to JSON text and back, refusing what would not come back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_origin
+
+from loomc_runner.errors import StateError
+from loomc_runner.state.annotations import runtime_type
+from loomc_runner.state.compare import are_equal_json, difference, first_flaw, has_fields, short
+from loomc_runner.state.proof import has_long_number, has_null, has_nullable_float, mentions, models
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
+
+S = TypeVar("S")
+
+
+class Codec(Generic[S]):
+    """Turns states of one declared type into JSON text and back.
+
+    Pydantic does the work, with the type the function declares; field names are used, never aliases. Any number in
+    a field declared as float comes back as a float.
+    """
+
+    def __init__(self, annotation: Any, migrate: Callable[[Any], Any] | None = None) -> None:
+        self.annotation = annotation
+        self.migrate = migrate
+
+    @cached_property
+    def adapter(self) -> TypeAdapter[S]:
+        """Pydantic's adapter for the declared type, built at the first use."""
+        from pydantic import TypeAdapter
+        from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
+
+        try:
+            adapter: TypeAdapter[S] = TypeAdapter(self.annotation)
+            adapter.rebuild()
+        except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError) as error:
+            reason = str(error).splitlines()[0]
+            raise StateError(f"a state of type {self.name} cannot be stored: {reason}") from error
+        return adapter
+
+    @property
+    def name(self) -> str:
+        """The declared type in words."""
+        is_class = isinstance(self.annotation, type) and get_origin(self.annotation) is None
+        return self.annotation.__qualname__ if is_class else str(self.annotation)
+
+    @cached_property
+    def _models(self) -> tuple[type | None, ...]:
+        """The models of a type whose texts need no reading back; with a None in it, that is not so."""
+        return tuple(models(self.adapter.core_schema, {}, frozenset()))
+
+    def encode(self, state: S) -> str:
+        """The state as JSON text; it is read back and compared where the serializer alone does not prove it.
+
+        Raises:
+            StateError: When part of it is not of the declared type, not JSON, or not a finite number.
+        """
+        text, strict = self._dump(state)
+        if not strict or not self._is_proven() or has_long_number(text):
+            self.compare(state, text)
+        elif has_null(text):  # for a missing value, or a number that is not finite
+            self._check_nulls(state, text)
+        return text
+
+    def encode_checked(self, state: S) -> str:
+        """The state as JSON text, after reading it back and comparing every part."""
+        text, _ = self._dump(state)
+        self.compare(state, text)
+        return text
+
+    def decode(self, text: str) -> S:
+        """The state that the text stands for; one that no longer fits goes through `migrate` first.
+
+        Raises:
+            StateError: When the text does not fit the declared type (any more), naming the field.
+        """
+        import pydantic_core  # not `from ... import`, which takes ten times as long
+
+        try:
+            return self.adapter.validate_json(text, by_name=True, by_alias=False)
+        except pydantic_core.ValidationError as error:
+            if self.migrate is None:
+                raise StateError(
+                    f"the stored state does not fit {self.name}: {_first_of(error)}; "
+                    "bring it over with @loop(migrate=...), a function of the old state as JSON that gives the new one"
+                ) from error
+        return self._migrated(text, self.migrate)
+
+    def parse(self, text: str) -> S:
+        """The state that somebody has written as JSON.
+
+        Raises:
+            StateError: When the text does not fit the declared type, naming the field.
+        """
+        import pydantic_core
+
+        try:
+            return self.adapter.validate_json(text, by_name=True, by_alias=False)
+        except pydantic_core.ValidationError as error:
+            raise StateError(f"this is no {self.name}: {_first_of(error)}") from error
+
+    def _migrated(self, text: str, migrate: Callable[[Any], Any]) -> S:
+        import pydantic_core
+
+        named = getattr(migrate, "__qualname__", migrate)
+        try:
+            return self.adapter.validate_json(
+                pydantic_core.to_json(migrate(json.loads(text))), by_name=True, by_alias=False
+            )
+        except pydantic_core.ValidationError as error:
+            raise StateError(f"migrate {named} gave what does not fit {self.name}: {_first_of(error)}") from error
+        except Exception as error:
+            raise StateError(f"migrate {named} failed on the stored state: {type(error).__name__}: {error}") from error
+
+    def compare(self, state: S, text: str) -> None:
+        """Raise `StateError` with the path of the first part that the text does not bring back as it was."""
+        import pydantic_core
+
+        try:
+            back = self.adapter.validate_json(text, by_name=True, by_alias=False)
+        except pydantic_core.ValidationError as error:
+            raise self._refusal(state, f"{_first_of(error)}; it would not come back from storage") from error
+        if found := difference(state, back, at_once=self._refuses_infinity):
+            path, mine, theirs = found
+            raise self._refusal(
+                state,
+                f"state{path} would not come back as it was: {short(mine)} is read back as {short(theirs)}; "
+                "declare its type, or keep it out of the state",
+            )
+
+    def _dump(self, state: S) -> tuple[str, bool]:
+        """The text, and whether the serializer found everything as it was declared."""
+        adapter = self.adapter
+        try:
+            return adapter.dump_json(state, warnings="error", round_trip=True, by_alias=False).decode(), True
+        except (ValueError, TypeError):  # pydantic's serialization errors are ValueErrors
+            try:
+                return adapter.dump_json(state, warnings="none", round_trip=True, by_alias=False).decode(), False
+            except (ValueError, TypeError) as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise self._refusal(state, f"the state cannot be stored as {self.name}: {reason}") from error
+
+    def _is_proven(self) -> bool:
+        """Whether a strict text proves what it stands for, but for nulls and long numbers."""
+        # A subclass in the place of its base would be stored as the base.
+        return not any(model is None or model.__subclasses__() for model in self._models)
+
+    @cached_property
+    def _refuses_infinity(self) -> bool:
+        """Whether numbers that are not finite are written as nulls, and so do not come back."""
+        return not mentions(self.adapter.core_schema, {"ser_json_inf_nan", "serialization"})
+
+    @cached_property
+    def _tells_nulls(self) -> bool:
+        """Whether reading a text refuses each null that stands for something else."""
+        return not has_nullable_float(self.adapter.core_schema)
+
+    def _check_nulls(self, state: S, text: str) -> None:
+        import pydantic_core
+
+        try:
+            back = self.adapter.validate_json(text, by_name=True, by_alias=False)
+        except pydantic_core.ValidationError:
+            self.compare(state, text)  # tells which
+        else:
+            if not self._tells_nulls and not self._is_same_dump(state, back):
+                self.compare(state, text)
+
+    def _is_same_dump(self, state: S, back: S) -> bool:
+        """Whether two states hold the same plain values, told without a look at each."""
+        mine, theirs = (self.adapter.dump_python(value, round_trip=True) for value in (state, back))
+        return are_equal_json(mine, theirs)
+
+    def _refusal(self, state: S, reason: str) -> StateError:
+        """Why a state is refused: another type, the first part that no text can carry, else the reason given."""
+        declared = self.annotation
+        if isinstance(declared, type) and has_fields(declared) and not isinstance(state, declared):
+            return StateError(f"the state must be of type {self.name}, not {short(state)}")
+        return StateError(first_flaw(state) or reason)
+
+
+def state_codec(annotation: Any, state: Any) -> Codec[Any]:
+    """The codec for a first state: by the declared type, else by the type of the state itself."""
+    return Codec(runtime_type(state) if annotation is None else annotation)
+
+
+def _first_of(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return f"state{path}: {first['msg']}"

@@ -1,0 +1,58 @@
+"""Long texts made short with Zstandard, alone or against another text, and long again."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from backports import zstd
+elif sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+WORTH_IT = 0.9
+"""A text that does not get shorter than that stays readable."""
+
+LEVEL = 1
+"""The fastest that still finds words; a higher one takes twice the time for a tenth less."""
+
+SMALLEST_WINDOW, LARGEST_WINDOW = 22, 31
+"""How far back a match is looked for, as powers of two: it must reach all over the other text."""
+
+
+def packed(text: str) -> str | bytes:
+    """The text compressed; the text itself where that saves little."""
+    data = text.encode()
+    short = zstd.compress(data, LEVEL)
+    return short if len(short) < WORTH_IT * len(data) else text
+
+
+def unpacked(blob: str | bytes) -> str:
+    """The text again."""
+    return blob if isinstance(blob, str) else zstd.decompress(blob).decode()
+
+
+def patch(old: str, new: str) -> bytes:
+    """What makes the new text of the old one, however much has changed and wherever.
+
+    Matches are looked for over all of the old text (long distance matching), else nothing is found in long ones.
+    """
+    base, data = old.encode(), new.encode()
+    window = min(max(SMALLEST_WINDOW, (len(base) + len(data)).bit_length()), LARGEST_WINDOW)
+    names = zstd.CompressionParameter
+    settings: dict[int, int] = {
+        names.compression_level: LEVEL,
+        names.enable_long_distance_matching: 1,
+        names.window_log: window,
+    }
+    prefix = zstd.ZstdDict(base, is_raw=True).as_prefix
+    return zstd.compress(data, options=settings, zstd_dict=prefix)
+
+
+def patched(old: str, blob: bytes) -> str:
+    """The new text."""
+    prefix = zstd.ZstdDict(old.encode(), is_raw=True).as_prefix
+    settings: dict[int, int] = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW}
+    return zstd.decompress(blob, options=settings, zstd_dict=prefix).decode()

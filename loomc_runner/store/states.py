@@ -1,0 +1,126 @@
+"""How a state is stored: as it is, compressed, or as what it differs in from that of an earlier step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from loomc_runner.store.difference import Piece, difference, joined, traced
+
+LONG = 4096
+"""Characters; longer texts are stored compressed, where that makes them shorter."""
+
+MOST_NEW = 0.5
+"""A difference is stored when no more than so much of the text is new in it."""
+
+DROPPED = "dropped"
+"""What stands in the place of a form where the state is not kept any more."""
+
+
+class Known(NamedTuple):
+    """A state at hand; how many steps it is built on, one on the other, and how many of them as patches."""
+
+    text: str
+    hops: int = 0
+    patches: int = 0
+
+
+class Written(NamedTuple):
+    """A state as its row holds it: in which form, built on which step, in which words.
+
+    The forms: `json` is the whole text, `same` the very text of the step `base_n`, `cut` the JSON list of the pieces
+    that make it of that text (`[from, to]` copies characters, a string is new), `patch` a Zstandard frame with that
+    text as its prefix. Where `json` and `cut` are bytes they are compressed.
+    """
+
+    encoding: str
+    base_n: int | None
+    blob: str | bytes | None
+
+
+def whole(text: str) -> Written:
+    """The state as it is, readable where it is short."""
+    return Written("json", None, _shortened(text))
+
+
+def built_on(base_n: int, base: str, text: str) -> Written | None:
+    """The state as what it differs in; None where that is not much less than all of it."""
+    if base == text:
+        return Written("same", base_n, None)
+    pieces = difference(base, text)
+    if pieces is None or sum(len(piece) for piece in pieces if isinstance(piece, str)) > MOST_NEW * len(text):
+        return None
+    return Written("cut", base_n, _shortened(json.dumps(pieces, ensure_ascii=False, separators=(",", ":"))))
+
+
+def patched_on(base_n: int, base: str, text: str) -> Written:
+    """The state as a patch: smaller than a whole one where anything is alike, but slower to make and to read."""
+    from loomc_runner.store.packing import patch
+
+    return Written("patch", base_n, patch(base, text))
+
+
+def size(written: Written) -> int:
+    """Characters or bytes that are stored."""
+    return len(written.blob or "")
+
+
+def put_together(chain: Sequence[Written]) -> Known:
+    """The state that is built on others: itself first, and the one that is whole last.
+
+    A difference is not applied to all of a text: the parts that are wanted of it are looked for in the one before, so
+    that a long chain copies each character once.
+
+    Raises:
+        ValueError: When it leads nowhere, or holds what is not written here.
+    """
+    layers, last = chain[:-1], chain[-1]
+    if last.encoding != "json" or last.blob is None:
+        raise ValueError(f"it is built on step {last.base_n}, which is not there")
+    text, cuts = _full(last.blob), list[list[Piece]]()
+    for layer in reversed(layers):
+        if layer.encoding == "cut":
+            cuts.append(_pieces(layer.blob))
+        elif layer.encoding == "patch" and isinstance(layer.blob, bytes):
+            text, cuts = _patched(_applied(cuts, text), layer.blob), []
+        elif layer.encoding != "same":
+            raise ValueError(f"there is no form {layer.encoding!r}")
+    return Known(_applied(cuts, text), len(layers), sum(layer.encoding == "patch" for layer in layers))
+
+
+def _applied(cuts: list[list[Piece]], text: str) -> str:
+    """The text after several differences, oldest first."""
+    if not cuts:
+        return text
+    *older, wanted = cuts
+    for pieces in reversed(older):
+        wanted = traced(wanted, pieces)
+    return joined(wanted, text)
+
+
+def _pieces(blob: str | bytes | None) -> list[Piece]:
+    pieces = json.loads(_full(blob or ""))
+    return [piece if isinstance(piece, str) else (int(piece[0]), int(piece[1])) for piece in pieces]
+
+
+def _patched(text: str, blob: bytes) -> str:
+    from loomc_runner.store.packing import patched
+
+    return patched(text, blob)
+
+
+def _shortened(text: str) -> str | bytes:
+    if len(text) < LONG:
+        return text
+    from loomc_runner.store.packing import packed
+
+    return packed(text)
+
+
+def _full(blob: str | bytes) -> str:
+    if isinstance(blob, str):
+        return blob
+    from loomc_runner.store.packing import unpacked
+
+    return unpacked(blob)
