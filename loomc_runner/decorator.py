@@ -126,7 +126,8 @@ def loop(
         fn: The function or method, when the decorator is used bare.
         budget: What a run may use. Without one a safety cap of 1,000 iterations holds; `Budget()` is no limit.
         checkpoint: Where runs are kept: `"sqlite"` (the file that `LOOMC_DB` names, else
-            `.loomc/checkpoints.db`), a path, `sqlite:///PATH`, `"memory"`, or a store of your own.
+            `.loomc/checkpoints.db`), a path, `sqlite:///PATH`, `SQLite(path, durability="process")` where a commit need
+            not survive a power cut, `"memory"`, or a store of your own.
         converge_on: A detector or a list of them; any may stop the loop.
         backtrack: A strategy or a list of them; the first that names a step is followed.
         on_stall: `Escalate(after=...)`, what to do when scores stop getting better.

@@ -10,12 +10,12 @@ import stat
 import threading
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from store_lives import Life, live
 
-from loomc_runner import RunNotFound, RunStatus, StoreError, loop
+from loomc_runner import RunNotFound, RunStatus, SpecError, StoreError, loop
 from loomc_runner.records import Transition
 from loomc_runner.store import open_reader
 from loomc_runner.store.sqlite import SQLite
@@ -50,12 +50,41 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_commit_survives_a_power_loss(store: SQLite) -> None:
-    """The connection that writes has a write-ahead log and waits for the disk at every commit."""
-    store.create_run(a_run(), "0")
-    db = store._connection
-    assert db is not None
-    assert [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")] == ["wal", 2]
+@pytest.mark.parametrize(
+    ("options", "synchronous"), [({}, 2), ({"durability": "power"}, 2), ({"durability": "process"}, 1)]
+)
+def test_a_commit_survives_what_the_store_says(tmp_path: Path, options: dict[str, Any], synchronous: int) -> None:
+    """There is a log; a power cut is survived where commits wait for the disk, as they do unless told otherwise."""
+    with closing(SQLite(tmp_path / "runs.db", **options)) as store:
+        store.create_run(a_run(), "0")
+        db = store._connection
+        assert db is not None
+        found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    assert found == ["wal", synchronous]
+
+
+def test_a_durability_that_there_is_not_is_refused(tmp_path: Path) -> None:
+    """The error names the value and those there are; nothing is made."""
+    with pytest.raises(SpecError, match=r"durability='disk': give \"power\".* or \"process\""):
+        SQLite(tmp_path / "runs.db", durability="disk")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_survives_its_process_loses_no_commit_to_a_kill(tmp_path: Path) -> None:
+    """What was committed without waiting for the disk is there after a SIGKILL."""
+    script = """
+store = SQLite(sys.argv[1], durability="process")
+lease = store.create_run(a_run(), "0")
+for n in range(50):
+    store.commit(lease, Transition(AT, a_step(n), f"[{n}]"))
+say("written")
+hear()
+"""
+    with Life(script, tmp_path / "runs.db") as life:
+        life.hear()
+    with closing(SQLite(tmp_path / "runs.db")) as store:
+        assert store.claim("r", a_resumption()).run.steps == 50
+        assert store.state("r", 49) == "[49]"
 
 
 def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLite) -> None:
