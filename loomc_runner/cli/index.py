@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand
 
 from loomc_runner import __version__
 from loomc_runner.cli.app import NAMES, app
-from loomc_runner.cli.values import convert_plainly
+from loomc_runner.cli.values import PlainCommand, PlainGroup
 
 COMMANDS = {
     "commands": {
@@ -21,8 +21,8 @@ COMMANDS = {
         "export": "Write a whole run, with the state of every step.",
     },
     "doctor": {
-        "doctor": "Look at all of a database: file, tables, locks and runs left behind; exit status 1 when something is "
-        "wrong.",
+        "doctor": "Look at all of a database: file, tables, locks and runs left behind; exit status 1 when something "
+        "is wrong.",
     },
     "keeping": {
         "tag": "Add tags to a run or take them away; without any, list those it has.",
@@ -56,10 +56,12 @@ COMMANDS = {
     "telling": {
         "explain": "Tell the story of a run: why it stopped, where its money went, what was tried again and gone back "
         "from.",
-        "verify": "Read the whole record of a run; exit status 1 when something is missing in it or contradicts itself.",
+        "verify": "Read the whole record of a run; exit status 1 when something is missing in it or contradicts "
+        "itself.",
     },
     "tracing": {
-        "trace": "Write an HTML page of a run: its steps, attempts, calls and child runs, with what each took and cost.",
+        "trace": "Write an HTML page of a run: its steps, attempts, calls and child runs, with what each took and "
+        "cost.",
     },
     "whatif": {
         "what-if": "Tell where runs would have stopped under other rules, what that saves and what it loses; runs "
@@ -68,7 +70,9 @@ COMMANDS = {
 }
 """By module, the commands it has, each with the first sentence of its help; in the order of `loomc --help`."""
 
-loomc = typer.Typer(name="loomc", pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=NAMES)
+loomc = typer.Typer(
+    name="loomc", cls=PlainGroup, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=NAMES
+)
 
 
 def _show_version(wanted: bool) -> None:
@@ -100,24 +104,19 @@ class Later(TyperCommand):
         """Parse as the whole command."""
         return self.whole().make_context(info_name, args, parent, **extra)
 
-    def whole(self) -> TyperCommand:
+    def whole(self) -> PlainCommand:
         """The command itself."""
         import_module(f"loomc_runner.cli.{self.module}")
+        known: list[Any] = app.registered_commands
+        (info,) = (info for info in known if (info.name or info.callback.__name__) == self.name)
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
-        alone.registered_commands += [info for info in app.registered_commands if name_of(info) == self.name]
-        command: Any = typer.main.get_command(alone)
-        return convert_plainly(command)
+        alone.command(self.name, cls=PlainCommand, context_settings=info.context_settings)(info.callback)
+        return cast("PlainCommand", typer.main.get_command(alone))
 
 
-def name_of(info: Any) -> str:
-    """How a command is called."""
-    name: str = info.name or info.callback.__name__
-    return name
-
-
-def all_commands() -> TyperGroup:
+def all_commands() -> PlainGroup:
     """The command with all its parts, each of them still to be imported."""
-    group: Any = typer.main.get_command(loomc)
+    group = cast("PlainGroup", typer.main.get_command(loomc))
     for module, lines in COMMANDS.items():
         for name, line in lines.items():
             group.add_command(Later(name, line, module))
