@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -46,7 +47,9 @@ def _status(args: Sequence[str] | None) -> int:
 @cache
 def _command() -> Any:
     """The command with all its parts; made once."""
-    return all_commands()
+    command = all_commands()
+    gc.freeze()  # what was imported for it stays: Python need not look through it again, least of all when it ends
+    return command
 
 
 def _in_words(error: Exception) -> tuple[str, int]:

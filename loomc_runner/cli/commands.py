@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from loomc_runner.budget import Budget
 from loomc_runner.cli import render
 from loomc_runner.cli.app import MANY, AsJson, Database, Offset, RunId, app
 from loomc_runner.cli.database import next_command, option_of, path_of, url_of
@@ -149,6 +148,7 @@ def resume(
 
     Its loop is imported from where it was defined. What was spent stays spent; a new limit is a new total.
     """
+    from loomc_runner.budget import Budget
     from loomc_runner.cli.resuming import go_on
     from loomc_runner.cli.working import Manner
 

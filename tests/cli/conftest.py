@@ -171,13 +171,15 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 @contextmanager
 def forgotten_modules() -> Iterator[None]:
-    """What is imported inside is imported anew the next time."""
+    """What is imported inside, the package itself aside, is imported anew the next time."""
     path, modules = [*sys.path], dict(sys.modules)
     try:
         yield
     finally:
         sys.path[:] = path
         for name in {*sys.modules} - {*modules}:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+            if not name.startswith("loomc_runner.") and str(getattr(sys.modules[name], "__file__", "")).startswith(
+                tempfile.gettempdir()
+            ):
                 del sys.modules[name]
         sys.modules["__main__"] = modules["__main__"]
