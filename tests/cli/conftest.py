@@ -178,8 +178,7 @@ def forgotten_modules() -> Iterator[None]:
     finally:
         sys.path[:] = path
         for name in {*sys.modules} - {*modules}:
-            if not name.startswith("loomc_runner.") and str(getattr(sys.modules[name], "__file__", "")).startswith(
-                tempfile.gettempdir()
-            ):
+            file = str(getattr(sys.modules[name], "__file__", ""))
+            if file.startswith(tempfile.gettempdir()) and not name.startswith("loomc_runner."):
                 del sys.modules[name]
         sys.modules["__main__"] = modules["__main__"]
