@@ -139,11 +139,11 @@ def main() -> None:
         for _ in range(options.rounds + 1):
             for name, (command, on_terminal) in cases(str(path)).items():
                 taken.setdefault(name, []).append(take(command, environment, on_terminal=on_terminal))
-        print(f"{'':30}{'first screen, s':>22}{'target':>8}{'to the end, s':>22}{'peak, MB':>10}")
+        print(f"{'':30}{'first screen, s':>22}{'target':>8}{'to the end, s':>24}{'peak, MB':>10}")
         for name, (_, *times) in taken.items():
             first, whole = (_spread([each[i] for each in times]) for i in (0, 1))
             peak, target = max(each.megabytes for each in times), TARGETS.get(name, "")
-            print(f"{name:30}{first:>22}{target:>8}{whole:>22}{peak:>10.0f}")
+            print(f"{name:30}{first:>22}{target:>8}{whole:>24}{peak:>10.0f}")
 
 
 def _spread(values: list[float]) -> str:
