@@ -1,6 +1,7 @@
 """Seconds until the terminal shows something, and the memory that takes, for runs that are many or long.
 
-A new process of the command each time, on a pseudo-terminal and into a pipe, beside a Python that does nothing:
+A new process each time, on a pseudo-terminal and into a pipe, beside a Python that does nothing and one that imports
+the library. As after an installation, all modules are compiled by then, and a first round is not counted:
 
     python benchmarks/reading.py              # 10,000 runs, 100,000 steps, 5 rounds
 """
@@ -25,6 +26,9 @@ from loomc_runner.records import Run, RunStatus, Transition
 from loomc_runner.store.sqlite import SQLite
 
 LOOMC = [sys.executable, "-c", "from loomc_runner.cli import main; main()"]
+TARGETS = {"import loomc_runner": 0.12, "loomc runs": 0.25, "loomc runs | ...": 0.25}
+"""Seconds that the first screen may take; of what shows nothing, the whole."""
+
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -63,17 +67,25 @@ def fill(path: Path, runs: int, steps: int) -> None:
             "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
             "INSERT INTO runs (id, loop, status, stop_reason, created_at, updated_at, steps) "
             "SELECT printf('run-%05d', i), 'module:loop', 'completed', 'converged: score_plateau(patience=3)', "
-            "'2026-01-01T00:00:00+00:00', '2026-01-01T00:00:00+00:00', 10 FROM n",
+            "strftime('%Y-%m-%dT%H:%M:%S+00:00', 1767225600 + i, 'unixepoch'), '2026-01-02T00:00:00+00:00', 10 FROM n",
             (runs,),
         )
     db.close()
 
 
-def take(command: list[str], *, on_terminal: bool) -> Taken:
+def as_installed(folder: Path) -> dict[str, str]:
+    """The environment of the commands: what they compile is kept, whether or not this folder is the one they are in."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(folder / "compiled")}
+
+
+def take(command: list[str], environment: dict[str, str], *, on_terminal: bool) -> Taken:
     """Run a command once: until its first output, until its end, and its peak of memory."""
     ours, theirs = pty.openpty() if on_terminal else os.pipe()
     begun = time.perf_counter()
-    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stdout=theirs, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, env=environment
+    )
     os.close(theirs)
     first = None
     while True:
@@ -94,7 +106,10 @@ def take(command: list[str], *, on_terminal: bool) -> Taken:
 def cases(db: str) -> dict[str, tuple[list[str], bool]]:
     """What is measured: a command, and whether on a terminal."""
     return {
-        "python -c pass": ([sys.executable, "-c", "pass"], False),
+        **{
+            line: ([sys.executable, "-c", line], False)
+            for line in ("pass", "import loomc_runner", "from loomc_runner import loop", "import typer")
+        },
         "loomc --help": ([*LOOMC, "--help"], False),
         "loomc runs": ([*LOOMC, "runs", "--db", db], True),
         "loomc runs | ...": ([*LOOMC, "runs", "--db", db], False),
@@ -120,17 +135,19 @@ def main() -> None:
         fill(path, options.runs, options.steps)
         print(f"{options.runs} runs, {options.steps} steps, {path.stat().st_size / 1e6:.0f} MB, {os.cpu_count()} cores")
         taken: dict[str, list[Taken]] = {}
-        for _ in range(options.rounds):
+        environment = as_installed(Path(folder))
+        for _ in range(options.rounds + 1):
             for name, (command, on_terminal) in cases(str(path)).items():
-                taken.setdefault(name, []).append(take(command, on_terminal=on_terminal))
-        print(f"{'':24}{'first screen, s':>24}{'to the end, s':>24}{'peak, MB':>10}")
-        for name, times in taken.items():
-            columns = [_spread([each.first for each in times]), _spread([each.whole for each in times])]
-            print(f"{name:24}{columns[0]:>24}{columns[1]:>24}{max(each.megabytes for each in times):>10.0f}")
+                taken.setdefault(name, []).append(take(command, environment, on_terminal=on_terminal))
+        print(f"{'':30}{'first screen, s':>22}{'target':>8}{'to the end, s':>24}{'peak, MB':>10}")
+        for name, (_, *times) in taken.items():
+            first, whole = (_spread([each[i] for each in times]) for i in (0, 1))
+            peak, target = max(each.megabytes for each in times), TARGETS.get(name, "")
+            print(f"{name:30}{first:>22}{target:>8}{whole:>24}{peak:>10.0f}")
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Durable loops around a one-iteration function: budgets that hold, checkpoints, resume, convergence."""
 
 from importlib import import_module as _import_module
-from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 if _TYPE_CHECKING:
@@ -174,7 +173,9 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 def __getattr__(name: str) -> object:
     if name not in _HOME_OF:
-        if name.startswith("_") or _find_spec(f"{__name__}.{name}") is None:
+        from importlib.util import find_spec
+
+        if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return _import_module(f"{__name__}.{name}")  # a module of the package
     value: object = getattr(_import_module(f"{__name__}.{_HOME_OF[name]}"), name)

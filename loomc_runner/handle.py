@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Generic, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast, overload
 
 from loomc_runner import opening
 from loomc_runner.budget import Budget
@@ -22,7 +22,9 @@ from loomc_runner.spec import LoopSpec, respecified
 from loomc_runner.state import Codec
 from loomc_runner.store import finish
 from loomc_runner.stream import AsyncStream, Stream
-from loomc_runner.whatif import WhatIf, what_if
+
+if TYPE_CHECKING:
+    from loomc_runner.whatif import WhatIf
 
 S = TypeVar("S")
 
@@ -122,6 +124,8 @@ class Handle(Generic[S]):
         Raises:
             SpecError: When the record cannot tell: judges, async detectors, scores that are not there.
         """
+        from loomc_runner.whatif import what_if
+
         if backtrack is not None:
             raise SpecError(f"backtrack={backtrack!r}: other steps would have been taken, and they are not on record")
         if not isinstance(run_id, str):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import uuid
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -98,7 +98,7 @@ def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Call
         BudgetExhausted: When it does not fit what is left, here or in an enclosing run; the call must not be made.
     """
     settle_all(scope, only_over=True)
-    held = Hold(scope, dataclasses.replace(charge, estimated=True, key=uuid.uuid4().hex), is_over, assume)
+    held = Hold(scope, dataclasses.replace(charge, estimated=True, key=os.urandom(16).hex()), is_over, assume)
     scope.account.hold(charge.nano_usd, charge.tokens)
     with scope.lock:
         scope.holds.add(held)

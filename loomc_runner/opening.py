@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
@@ -43,7 +43,7 @@ NEEDS_FORCE = {RunStatus.STALLED, RunStatus.CANCELLED}
 
 def new_run_id() -> str:
     """A fresh id: 12 hexadecimal digits."""
-    return uuid.uuid4().hex[:12]
+    return os.urandom(6).hex()
 
 
 def check_run_id(run_id: str) -> None:

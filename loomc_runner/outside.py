@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from typing import Any
-from uuid import UUID
 
 from loomc_runner.errors import AnswerRefused, RequestRefused
 from loomc_runner.records import Control, Question, Run, RunStatus
@@ -82,6 +81,8 @@ def _written(question: Question, value: Any) -> str:
 
 def _formats() -> Any:
     """Checks dates, times and the like as `ask` will read them: an answer that is stored must be readable."""
+    from uuid import UUID
+
     from jsonschema import FormatChecker
     from pydantic import TypeAdapter
 

@@ -160,9 +160,17 @@ def test_the_public_names_are_sorted_and_there() -> None:
     assert [name for name in loomc_runner.__all__ if not hasattr(loomc_runner, name)] == []
 
 
-def test_importing_the_package_loads_nothing_heavy() -> None:
+DEFINITION = """
+from loomc_runner import Budget, loop
+@loop(budget=Budget(usd=1), checkpoint='memory')
+def refine(n: int) -> int: return n + 1
+"""
+
+
+@pytest.mark.parametrize("code", ["import loomc_runner", DEFINITION])
+def test_importing_the_package_loads_nothing_heavy(code: str) -> None:
     """Whoever imports a module with a loop in it does not wait for what only a run, a store or a terminal needs."""
-    code = "import loomc_runner, sys; print(*{name.partition('.')[0] for name in sys.modules})"
+    code += "\nimport sys; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) & EAGER == set()
 

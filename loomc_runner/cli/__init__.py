@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import warnings
@@ -11,20 +12,8 @@ from typing import Any, TextIO
 
 import typer
 
-from loomc_runner.cli import commands as commands
-from loomc_runner.cli import doctor as doctor
-from loomc_runner.cli import keeping as keeping
-from loomc_runner.cli import looking as looking
-from loomc_runner.cli import people as people
-from loomc_runner.cli import plotting as plotting
-from loomc_runner.cli import recovering as recovering
-from loomc_runner.cli import starting as starting
-from loomc_runner.cli import telling as telling
-from loomc_runner.cli import tracing as tracing
-from loomc_runner.cli import whatif as whatif
-from loomc_runner.cli.app import app
+from loomc_runner.cli.index import all_commands
 from loomc_runner.errors import LoomcError, LoomcWarning
-from loomc_runner.report import printable
 
 LONGEST = 1000
 """Characters of a message that are shown; `loomc show RUN --json` has all of an error."""
@@ -57,8 +46,10 @@ def _status(args: Sequence[str] | None) -> int:
 
 @cache
 def _command() -> Any:
-    """The command with all its parts; made once, since that takes as long as many a command."""
-    return typer.main.get_command(app)
+    """The command with all its parts; made once."""
+    command = all_commands()
+    gc.freeze()  # what was imported for it stays: Python need not look through it again, least of all when it ends
+    return command
 
 
 def _in_words(error: Exception) -> tuple[str, int]:
@@ -73,6 +64,8 @@ def _in_words(error: Exception) -> tuple[str, int]:
 
 
 def _complain(message: str) -> None:
+    from loomc_runner.report.words import printable
+
     line = printable(message)
     if len(line) > LONGEST:  # what to do next stands at the end
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
@@ -88,6 +81,8 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Ours in one line; anybody else's as Python shows it."""
+    from loomc_runner.report.words import printable
+
     foreign = warnings.formatwarning(message, category, filename, lineno, line)
     text = f"loomc: {printable(str(message))}\n" if issubclass(category, LoomcWarning) else foreign
     (file or sys.stderr).write(text)

@@ -1,4 +1,4 @@
-"""The command itself, and what several of its parts take."""
+"""What several commands take."""
 
 from __future__ import annotations
 
@@ -20,12 +20,8 @@ IN_A_PROCESS = (sys.executable, "-c", "from loomc_runner.cli import main; main()
 
 NAMES = {"help_option_names": ["-h", "--help"]}
 
-app = typer.Typer(
-    name="loomc",
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings=NAMES,
-)
+app = typer.Typer()
+"""Where a command is found when its module is imported."""
 
 Database = Annotated[
     str | None,

@@ -10,8 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from loomc_runner import __version__
-from loomc_runner.budget import Budget
 from loomc_runner.cli import render
 from loomc_runner.cli.app import MANY, AsJson, Database, Offset, RunId, app
 from loomc_runner.cli.database import next_command, option_of, path_of, url_of
@@ -40,24 +38,6 @@ from loomc_runner.report import (
     story,
 )
 from loomc_runner.store import open_reader
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        print(f"loomc_runner {__version__}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def _main(
-    context: typer.Context,
-    _version: Annotated[
-        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
-    """See, resume, fork and export the runs of durable loops."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
 
 
 @app.command()
@@ -168,6 +148,7 @@ def resume(
 
     Its loop is imported from where it was defined. What was spent stays spent; a new limit is a new total.
     """
+    from loomc_runner.budget import Budget
     from loomc_runner.cli.resuming import go_on
     from loomc_runner.cli.working import Manner
 

@@ -6,7 +6,6 @@ import atexit
 import fcntl
 import os
 import threading
-import uuid
 from pathlib import Path
 
 from loomc_runner.errors import RunLocked
@@ -80,7 +79,7 @@ def _take(folder: Path) -> tuple[str, int]:
     for path in (folder / FOLDER).glob("*.lock"):
         if not is_alive(folder, path.stem):
             path.unlink(missing_ok=True)
-    token = f"{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    token = f"{os.getpid()}-{os.urandom(6).hex()}"
     unlocked = folder / FOLDER / token
     descriptor = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -153,7 +152,9 @@ def read_all(terminal: int) -> str:
 
 
 @pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Outcome]:
     """The same command in this process, where one of its own would add nothing but time."""
 
     def run(folder: Path, *args: str, **env: str) -> Outcome:
@@ -162,7 +163,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
             monkeypatch.delenv(name, raising=False)
         for name, value in env.items():
             monkeypatch.setenv(name, value)
-        with forgotten_modules(), pytest.raises(SystemExit) as ended:
+        with forgotten_modules(tmp_path_factory.getbasetemp()), pytest.raises(SystemExit) as ended:
             main(args)
         return Outcome(int(ended.value.code or 0), *capsys.readouterr())
 
@@ -170,14 +171,14 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 
 
 @contextmanager
-def forgotten_modules() -> Iterator[None]:
-    """What is imported inside is imported anew the next time."""
+def forgotten_modules(within: Path) -> Iterator[None]:
+    """What is imported from a folder inside is imported anew the next time."""
     path, modules = [*sys.path], dict(sys.modules)
     try:
         yield
     finally:
         sys.path[:] = path
         for name in {*sys.modules} - {*modules}:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(within)):
                 del sys.modules[name]
         sys.modules["__main__"] = modules["__main__"]

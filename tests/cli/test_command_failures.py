@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loomc_runner.cli import app
+from loomc_runner.cli.index import all_commands
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "loomc-0.3.0.db"
 
@@ -150,7 +150,7 @@ def test_a_usage_error_is_one_line(here, workshop, args, message):
 def test_help_is_for_everybody(here, tmp_path):
     """`loomc` alone, and `-h` on every command, print help and succeed."""
     assert "resume     Go on with a run that stopped, and show its progress." in here(tmp_path, *[]).out
-    for command in (command.name or command.callback.__name__ for command in app.registered_commands):
+    for command in all_commands().commands:
         status, out, err = here(tmp_path, command, "-h")
         assert (status, err) == (0, "")
         assert "--db" in out

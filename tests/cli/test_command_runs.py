@@ -109,6 +109,39 @@ def test_into_a_pipe_all_runs_are_written(here, crowd):
     assert len(rows(here(crowd, "runs").out)) == 10_000
 
 
+@pytest.fixture
+def work(here, monkeypatch):
+    """What SQLite does for a command: its statements, and its own operations, counted in hundreds."""
+
+    def run(folder: Path, *args: str) -> tuple[int, int]:
+        statements, operations, connect = [], [], sqlite3.connect
+
+        def watched(*values, **named) -> sqlite3.Connection:
+            db = connect(*values, **named)
+            db.set_trace_callback(statements.append)
+            db.set_progress_handler(lambda: operations.append(1), 100)
+            return db
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", watched)
+            assert here(folder, *args).status == 0
+        return len(statements), len(operations)
+
+    return run
+
+
+@pytest.mark.parametrize("options", [[], ["--tree"], ["--json"], ["--status", "completed"], ["--loop", "f"]])
+def test_the_first_screen_is_as_much_work_among_ten_thousand_runs(work, crowd, tmp_path, options):
+    """It takes the newest from an index: how many older ones there are costs no statement and no operation."""
+    shutil.copytree(crowd / ".loomc", tmp_path / ".loomc")
+    with closing(sqlite3.connect(tmp_path / ".loomc" / "checkpoints.db")) as db:
+        db.execute("DELETE FROM runs WHERE id <= 'run-09500'")
+        db.commit()
+    few, many = (work(folder, "runs", "--limit", "50", *options) for folder in (tmp_path, crowd))
+    assert few[0] == many[0]
+    assert abs(few[1] - many[1]) <= 2
+
+
 def test_the_reader_of_ten_thousand_runs_may_leave_after_the_first(crowd, loomc):
     """`loomc runs | head -1` ends well and in silence, and so do the other long texts."""
     loomc = Path(sys.executable).with_name("loomc")

@@ -9,12 +9,12 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
-from loomc_runner.cli import app
+from loomc_runner.cli.index import all_commands
 
 PAGE = Path(__file__).parents[2] / "docs/reference/command.md"
 BEGIN, END = "<!-- made of the help: python tests/docs/command_page.py -->", "<!-- the end of it -->"
 
-COMMANDS = {command.name or command.callback.__name__: command.callback for command in app.registered_commands}
+COMMANDS = {name: inspect.unwrap(command.whole().callback) for name, command in all_commands().commands.items()}
 """The functions of all commands."""
 
 KINDS = {int: "NUMBER", float: "NUMBER", str: "TEXT", Path: "FILE"}

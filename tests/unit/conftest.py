@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from loomc_runner.records import RunStatus
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
 from loomc_runner.store.sqlite import SQLite
+
+NUMBERS = count()
+"""Of databases in one folder: counting the files there would give a name twice once a test has removed one."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -40,7 +44,7 @@ def memory() -> MemoryStore:
 @pytest.fixture
 def disk(folder: Path) -> Iterator[SQLite]:
     """A store on disk, where only that can show the rule."""
-    store = SQLite(folder / f"{len(list(folder.glob('*.db')))}.db")
+    store = SQLite(folder / f"{next(NUMBERS)}.db")
     yield store
     store.close()
 
