@@ -12,7 +12,10 @@ LONG = 4096
 """Characters; longer texts are stored compressed, where that makes them shorter."""
 
 MOST_NEW = 0.5
-"""A difference is stored when no more than so much of the text is new in it."""
+"""A difference is stored when no more than so much of the text is new in it, and it is told in no more."""
+
+LITTLE = 0.25
+"""A short difference that is more of the text than that is compressed too: all of the text would be."""
 
 DROPPED = "dropped"
 """What stands in the place of a form where the state is not kept any more."""
@@ -51,7 +54,10 @@ def built_on(base_n: int, base: str, text: str) -> Written | None:
     pieces = difference(base, text)
     if pieces is None or sum(len(piece) for piece in pieces if isinstance(piece, str)) > MOST_NEW * len(text):
         return None
-    return Written("cut", base_n, _shortened(json.dumps(pieces, ensure_ascii=False, separators=(",", ":"))))
+    told = json.dumps(pieces, ensure_ascii=False, separators=(",", ":"))
+    if len(told) > MOST_NEW * len(text):  # many pieces, or quotes that are escaped once more
+        return None
+    return Written("cut", base_n, _shortened(told, min(LONG, LITTLE * len(text))))
 
 
 def patched_on(base_n: int, base: str, text: str) -> Written:
@@ -110,8 +116,8 @@ def _patched(text: str, blob: bytes) -> str:
     return patched(text, blob)
 
 
-def _shortened(text: str) -> str | bytes:
-    if len(text) < LONG:
+def _shortened(text: str, long: float = LONG) -> str | bytes:
+    if len(text) < long:
         return text
     from loomc_runner.store.packing import packed
 
