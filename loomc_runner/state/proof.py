@@ -87,7 +87,7 @@ def is_from_json(schema: Any) -> bool:
     """Whether what is read back are plain values of JSON, in containers and models."""
     if isinstance(schema, Mapping):
         kind, keys = schema.get("type"), schema.get("keys_schema", STR)
-        is_other = isinstance(kind, str) and kind not in FROM_JSON or keys["type"] not in KEYS_FROM_JSON
+        is_other = (isinstance(kind, str) and kind not in FROM_JSON) or keys["type"] not in KEYS_FROM_JSON
         return not is_other and all(map(is_from_json, schema.values()))
     return not isinstance(schema, list | tuple) or all(map(is_from_json, schema))
 

@@ -62,6 +62,7 @@ class Chain:
     def __init__(self) -> None:
         self._known: dict[int, Known] = {}
         self._pause = self._left = 0
+        self._noted = INITIAL
 
     @property
     def size(self) -> int:
@@ -70,8 +71,9 @@ class Chain:
 
     def note(self, step_n: int, known: Known) -> None:
         """A state was read: as a rule since the run goes on from there."""
-        if len(known.text) >= SMALL:
-            self._known[step_n] = known
+        if len(known.text) >= SMALL and step_n not in self._known:
+            self._known.pop(self._noted, None)  # only the last one: somebody may look at them all
+            self._noted, self._known[step_n] = step_n, known
 
     def drop(self, step_n: int) -> None:
         """The stored state of a step is not kept any more."""
@@ -81,7 +83,8 @@ class Chain:
         """How the state of a new step is to be stored."""
         written, known = self._written(step_n, parent_n, text, read)
         self._known[step_n] = known
-        for other in self._known.keys() - lasting(step_n):
+        lasts = lasting(step_n) if self.size <= MOST_AT_HAND else {step_n}
+        for other in self._known.keys() - lasts:
             del self._known[other]
         return written
 

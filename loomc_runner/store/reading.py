@@ -72,8 +72,8 @@ class SQLiteReader(SQLiteFile):
         """The state after a step as JSON text."""
         with self._reading() as db:
             known = self._known(db, run_id, step_n)
-        if (chain := self._chains.of(run_id)) is not None:
-            chain.note(step_n, known)
+            if (chain := self._chains.of(run_id)) is not None:
+                chain.note(step_n, known)
         return known.text
 
     def _known(self, db: sqlite3.Connection, run_id: str, step_n: int) -> Known:
@@ -81,7 +81,7 @@ class SQLiteReader(SQLiteFile):
         found = [Written(*row) for row in db.execute(sql.STATE, {"run": run_id, "step": step_n})]
         if not found:
             raise RunNotFound(_missing_step(run_id, step_n))
-        if found[0].encoding == DROPPED:
+        if found[-1].encoding == DROPPED and all(written.encoding == "same" for written in found[:-1]):
             raise StateDropped(self._dropped(db, run_id, step_n))
         try:
             return put_together(found)

@@ -39,7 +39,7 @@ ALPHABETS = (
     string.ascii_letters + string.digits + "+/",
     '\\"\n\t\x00\x7f/',
     "äöüß€日本語한국어",
-    "😀👩‍👩‍👧‍👦🏳️‍🌈𝒳\u2028\ufeff\uffff\U0010ffff",
+    "😀👩‍👩‍👧‍👦🏳️‍🌈\U0001d4b3\u2028\ufeff\uffff\U0010ffff",
     " the harbour opens at nine and closes at five",
 )
 
@@ -93,7 +93,7 @@ def written_anew(state: State, chance: random.Random) -> None:
 
 def random_all_over(state: State, chance: random.Random) -> None:
     """What nothing makes shorter."""
-    state["items"] = ["".join(chance.choices(ALPHABETS[0], k=chance.randrange(20_000)))]
+    state["items"] = [{"content": "".join(chance.choices(ALPHABETS[0], k=chance.randrange(20_000)))}]
 
 
 def shrunk(state: State, chance: random.Random) -> None:
