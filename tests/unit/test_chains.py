@@ -19,7 +19,7 @@ import pytest
 from loomc_runner import StoreError
 from loomc_runner.records import INITIAL, RunStatus, Transition
 from loomc_runner.store import chains
-from loomc_runner.store.chains import MOST_HOPS, MOST_PATCHES, Chain, bases, lasting
+from loomc_runner.store.chains import MOST_HOPS, MOST_PATCHES, Chain, Chains, bases, lasting
 from loomc_runner.store.sqlite import SQLite
 from loomc_runner.store.states import Known, Written, put_together, whole
 from loomc_runner.testing import AT, PAUSED, a_run, a_step
@@ -232,6 +232,30 @@ def test_runs_that_take_turns_are_each_built_on_their_own_states(
     assert {run_id: [store.state(run_id, n) for n in range(30)] for run_id in texts} == texts
     with closing(sqlite3.connect(store.path)) as db:
         assert db.execute("SELECT count(*) FROM steps WHERE encoding = 'cut'").fetchone() == (90,)
+
+
+def test_a_write_asks_no_other_run_for_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs are at work, only the one that is written to is measured."""
+    asked, texts, size = 0, {f"r{n}": "x" * 2000 for n in range(50)}, Chain.size
+
+    def counting(chain: Chain) -> int:
+        nonlocal asked
+        asked += 1
+        return size.fget(chain) if size.fget else 0
+
+    monkeypatch.setattr(Chain, "size", property(counting))
+    monkeypatch.setattr(chains, "MOST_AT_HAND", 60_000)
+    many = Chains()
+    for n in range(INITIAL, 10):
+        for run_id, text in texts.items():
+            many.write(run_id, n, n - 1, text + str(n), lambda _: None)
+    assert asked <= 2 * 50 * 11
+    left = [chain for run_id in texts if (chain := many.of(run_id))]
+    assert 0 < len(left) < 50
+    assert sum(chain.size for chain in left) <= 60_000
+    many.forget(*texts)
+    many.write("r0", 0, INITIAL, "x" * 2000, lambda _: None)
+    assert many.of("r0") is not None
 
 
 def test_a_state_that_was_rolled_back_is_no_base(store: SQLite) -> None:
