@@ -98,6 +98,10 @@ def path(tmp_path: Path) -> Path:
     return store.path
 
 
+class Bad(bytes):
+    """Bytes that are to be stored as text, and are none."""
+
+
 def bomb(zeros: int) -> bytes:
     """A frame of a few bytes that says it is very long."""
     return bytes.fromhex("28b52ffde0") + zeros.to_bytes(8, "little") + bytes(3)
@@ -119,6 +123,7 @@ DAMAGES: dict[str, tuple[int, dict[str, Any]]] = {
     "an unknown form": (1, {"encoding": "delta"}),
     "the same as nothing": (1, {"encoding": "same", "base_n": None}),
     "nothing at all": (0, {"state_blob": None}),
+    "no UTF-8": (0, {"state_blob": Bad(b'"\xff"')}),
     "no difference": (1, {"state_blob": None}),
     "a difference that is no JSON": (1, {"state_blob": "[9002,[0,"}),
     "a number": (1, {"state_blob": "7"}),
@@ -157,7 +162,8 @@ def damage(path: Path, step_n: int, changes: dict[str, Any]) -> None:
     """Write something else into the row of a step."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         for column, value in changes.items():
-            db.execute(f"UPDATE steps SET {column} = ? WHERE step_n = ?", (value, step_n))
+            written = "CAST(? AS TEXT)" if isinstance(value, Bad) else "?"
+            db.execute(f"UPDATE steps SET {column} = {written} WHERE step_n = ?", (value, step_n))
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
