@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_origin
 from loomc_runner.errors import StateError
 from loomc_runner.state.annotations import runtime_type
 from loomc_runner.state.compare import are_equal_json, difference, first_flaw, has_fields, short
-from loomc_runner.state.proof import has_long_number, has_null, has_nullable_float, mentions, models
+from loomc_runner.state.proof import has_long_number, has_null, has_nullable_float, is_from_json, mentions, models
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -61,7 +61,7 @@ class Codec(Generic[S]):
             StateError: When part of it is not of the declared type, not JSON, or not a finite number.
         """
         text, strict = self._dump(state)
-        if not strict or not self._is_proven() or has_long_number(text):
+        if not strict or not self._is_proven(state) or has_long_number(text):
             self.compare(state, text)
         elif has_null(text):  # for a missing value, or a number that is not finite
             self._check_nulls(state, text)
@@ -125,7 +125,7 @@ class Codec(Generic[S]):
             back = self.adapter.validate_json(text, by_name=True, by_alias=False)
         except pydantic_core.ValidationError as error:
             raise self._refusal(state, f"{_first_of(error)}; it would not come back from storage") from error
-        if found := difference(state, back, at_once=self._refuses_infinity):
+        if found := difference(state, back, at_once=self._is_finite_json):
             path, mine, theirs = found
             raise self._refusal(
                 state,
@@ -145,15 +145,23 @@ class Codec(Generic[S]):
                 reason = str(error).splitlines()[-1].strip()
                 raise self._refusal(state, f"the state cannot be stored as {self.name}: {reason}") from error
 
-    def _is_proven(self) -> bool:
+    def _is_proven(self, state: S) -> bool:
         """Whether a strict text proves what it stands for, but for nulls and long numbers."""
+        if self._is_model and type(state) is not self.annotation:  # anything with attributes passes for a model
+            return False
         # A subclass in the place of its base would be stored as the base.
         return not any(model is None or model.__subclasses__() for model in self._models)
 
     @cached_property
-    def _refuses_infinity(self) -> bool:
-        """Whether numbers that are not finite are written as nulls, and so do not come back."""
-        return not mentions(self.adapter.core_schema, {"ser_json_inf_nan", "serialization"})
+    def _is_model(self) -> bool:
+        """Whether the declared type is one class of models."""
+        return isinstance(self.annotation, type) and has_fields(self.annotation)
+
+    @cached_property
+    def _is_finite_json(self) -> bool:
+        """Whether what is read back holds plain values only, and no number that is not finite: those become nulls."""
+        schema = self.adapter.core_schema
+        return is_from_json(schema) and not mentions(schema, {"ser_json_inf_nan", "serialization"})
 
     @cached_property
     def _tells_nulls(self) -> bool:
@@ -178,8 +186,7 @@ class Codec(Generic[S]):
 
     def _refusal(self, state: S, reason: str) -> StateError:
         """Why a state is refused: another type, the first part that no text can carry, else the reason given."""
-        declared = self.annotation
-        if isinstance(declared, type) and has_fields(declared) and not isinstance(state, declared):
+        if self._is_model and not isinstance(state, self.annotation):
             return StateError(f"the state must be of type {self.name}, not {short(state)}")
         return StateError(first_flaw(state) or reason)
 

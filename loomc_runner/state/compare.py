@@ -21,7 +21,7 @@ SCALARS = {bool, int, str, NoneType}
 def difference(mine: Any, theirs: Any, *, at_once: bool) -> tuple[str, Any, Any] | None:
     """The first part in which two values differ, with its path; ints and floats compare by value.
 
-    Plain containers are compared `at_once` where numbers in them are known to be finite.
+    Plain containers are compared `at_once` where what was read back is known to hold finite numbers and no bytes.
     """
     if (kind := type(mine)) is not type(theirs):
         return None if {kind, type(theirs)} == {int, float} and mine == theirs else ("", mine, theirs)

@@ -34,6 +34,20 @@ PLAIN = {
 
 PLAIN_CONFIG = {"title", "validate_by_alias", "validate_by_name"}
 
+NEVER_NULL = {"bool", "dict", "int", "list", "str"}
+"""Roots of root models that are no nulls in a text; another one may be, and come back as None in the model's place."""
+
+FROM_JSON = {
+    *("any", "bool", "default", "definition-ref", "definitions", "dict", "float", "int", "list", "literal", "none"),
+    *("dataclass", "dataclass-args", "dataclass-field", "model", "model-field", "model-fields", "nullable", "str"),
+    *("tagged-union", "tuple", "typed-dict", "typed-dict-field", "union"),
+    *("date", "datetime", "decimal", "enum", "frozenset", "set", "time", "timedelta", "uuid"),
+}
+"""Schemas that give back what JSON has and nothing else: no bytes, no complex numbers, nothing of the user's."""
+
+KEYS_FROM_JSON = {"any", "int", "str"}
+"""Those of keys; one of a float could be NaN."""
+
 STR = {"type": "str"}
 
 
@@ -57,6 +71,8 @@ def models(schema: Mapping[str, Any], known: Mapping[str, Any], above: frozenset
 def _is_plain(schema: Mapping[str, Any]) -> bool:
     known = schema["type"] in PLAIN and schema.keys() <= PLAIN[schema["type"]] | {"type"}
     ordinary = not schema.get("custom_init") and schema.get("config", {}).keys() <= PLAIN_CONFIG
+    if schema.get("root_model") and schema["schema"]["type"] not in NEVER_NULL:
+        return False
     return known and ordinary and schema.get("keys_schema", STR) == STR
 
 
@@ -65,6 +81,15 @@ def mentions(schema: Any, keys: set[str]) -> bool:
     if isinstance(schema, Mapping):
         return not keys.isdisjoint(schema) or any(mentions(part, keys) for part in schema.values())
     return isinstance(schema, list | tuple) and any(mentions(part, keys) for part in schema)
+
+
+def is_from_json(schema: Any) -> bool:
+    """Whether what is read back are plain values of JSON, in containers and models."""
+    if isinstance(schema, Mapping):
+        kind, keys = schema.get("type"), schema.get("keys_schema", STR)
+        is_other = (isinstance(kind, str) and kind not in FROM_JSON) or keys["type"] not in KEYS_FROM_JSON
+        return not is_other and all(map(is_from_json, schema.values()))
+    return not isinstance(schema, list | tuple) or all(map(is_from_json, schema))
 
 
 def has_nullable_float(schema: Any) -> bool:

@@ -62,6 +62,8 @@ class Chain:
     def __init__(self) -> None:
         self._known: dict[int, Known] = {}
         self._pause = self._left = 0
+        self._noted = INITIAL
+        self.counted = 0
 
     @property
     def size(self) -> int:
@@ -70,8 +72,9 @@ class Chain:
 
     def note(self, step_n: int, known: Known) -> None:
         """A state was read: as a rule since the run goes on from there."""
-        if len(known.text) >= SMALL:
-            self._known[step_n] = known
+        if len(known.text) >= SMALL and step_n not in self._known:
+            self._known.pop(self._noted, None)  # only the last one: somebody may look at them all
+            self._noted, self._known[step_n] = step_n, known
 
     def drop(self, step_n: int) -> None:
         """The stored state of a step is not kept any more."""
@@ -81,7 +84,8 @@ class Chain:
         """How the state of a new step is to be stored."""
         written, known = self._written(step_n, parent_n, text, read)
         self._known[step_n] = known
-        for other in self._known.keys() - lasting(step_n):
+        lasts = lasting(step_n) if self.size <= MOST_AT_HAND else {step_n}
+        for other in self._known.keys() - lasts:
             del self._known[other]
         return written
 
@@ -126,6 +130,7 @@ class Chains:
 
     def __init__(self) -> None:
         self._chains: OrderedDict[str, Chain] = OrderedDict()
+        self._size = 0
 
     def of(self, run_id: str) -> Chain | None:
         """The chain of a run that has written a big state."""
@@ -138,8 +143,9 @@ class Chains:
         chain = self._chains.setdefault(run_id, Chain())
         self._chains.move_to_end(run_id)
         written = chain.write(step_n, parent_n, text, read)
-        while len(self._chains) > 1 and sum(chain.size for chain in self._chains.values()) > MOST_AT_HAND:
-            self._chains.popitem(last=False)
+        self._count(chain, chain.size)
+        while len(self._chains) > 1 and self._size > MOST_AT_HAND:
+            self.forget(next(iter(self._chains)))
         return written
 
     def drop(self, run_id: str, steps: Collection[int]) -> None:
@@ -151,4 +157,9 @@ class Chains:
     def forget(self, *run_ids: str) -> None:
         """Let go of what is at hand of some runs: they have ended, or may be others by now."""
         for run_id in run_ids:
-            self._chains.pop(run_id, None)
+            if (chain := self._chains.pop(run_id, None)) is not None:
+                self._count(chain, 0)
+
+    def _count(self, chain: Chain, size: int) -> None:
+        """Add up as it changes, since there may be many runs at work."""
+        self._size, chain.counted = self._size + size - chain.counted, size

@@ -25,7 +25,8 @@ SMALLEST_WINDOW, LARGEST_WINDOW = 22, 31
 def packed(text: str) -> str | bytes:
     """The text compressed; the text itself where that saves little."""
     data = text.encode()
-    short = zstd.compress(data, LEVEL)
+    names = zstd.CompressionParameter
+    short = zstd.compress(data, options={names.compression_level: LEVEL, names.checksum_flag: 1})
     return short if len(short) < WORTH_IT * len(data) else text
 
 
@@ -44,6 +45,7 @@ def patch(old: str, new: str) -> bytes:
     names = zstd.CompressionParameter
     settings: dict[int, int] = {
         names.compression_level: LEVEL,
+        names.checksum_flag: 1,  # another text would give something else
         names.enable_long_distance_matching: 1,
         names.window_log: window,
     }

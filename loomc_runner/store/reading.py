@@ -72,22 +72,30 @@ class SQLiteReader(SQLiteFile):
         """The state after a step as JSON text."""
         with self._reading() as db:
             known = self._known(db, run_id, step_n)
-        if (chain := self._chains.of(run_id)) is not None:
-            chain.note(step_n, known)
+            if (chain := self._chains.of(run_id)) is not None:
+                chain.note(step_n, known)
         return known.text
 
     def _known(self, db: sqlite3.Connection, run_id: str, step_n: int) -> Known:
         """A stored state, put together from those that it is built on."""
-        found = [Written(*row) for row in db.execute(sql.STATE, {"run": run_id, "step": step_n})]
+        try:
+            found = [Written(*row) for row in db.execute(sql.STATE, {"run": run_id, "step": step_n})]
+        except sqlite3.OperationalError as error:
+            if hasattr(error, "sqlite_errorcode"):
+                raise
+            raise self._damaged(run_id, step_n, "it is no UTF-8") from error  # the error has all of it in its words
         if not found:
             raise RunNotFound(_missing_step(run_id, step_n))
-        if found[0].encoding == DROPPED:
+        if found[-1].encoding == DROPPED and all(written.encoding == "same" for written in found[:-1]):
             raise StateDropped(self._dropped(db, run_id, step_n))
         try:
             return put_together(found)
         except Exception as error:
-            problem = f"the state of step {step_n} of run {run_id} is damaged: {error}"
-            raise StoreError(f"{self.path}: {problem}; loomc verify {run_id} tells more") from error
+            raise self._damaged(run_id, step_n, str(error)) from error
+
+    def _damaged(self, run_id: str, step_n: int, why: str) -> StoreError:
+        problem = f"the state of step {step_n} of run {run_id} is damaged: {why}"
+        return StoreError(f"{self.path}: {problem}; loomc verify {run_id} tells more")
 
     @staticmethod
     def _dropped(db: sqlite3.Connection, run_id: str, step_n: int) -> str:

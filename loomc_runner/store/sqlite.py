@@ -108,15 +108,20 @@ class SQLite(SQLiteReader):
         except StoreBusy:  # the caller comes again
             raise
         except BaseException:
+            self._forget(lease.run_id)  # what is at hand of it may never have been stored
             self._let_go(lease, transition)
             raise
         self._let_go(lease, transition)
         return control
 
+    def _forget(self, run_id: str) -> None:
+        with self.lock:  # another thread may be writing
+            self._chains.forget(run_id)
+
     def _let_go(self, lease: Lease, transition: Transition) -> None:
         if transition.status is not RunStatus.RUNNING:
             owners.let_go(str(self.path), lease.run_id)
-            self._chains.forget(lease.run_id)
+            self._forget(lease.run_id)
 
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         run_id, step = lease.run_id, change.step
@@ -220,8 +225,8 @@ class SQLite(SQLiteReader):
         with self._writing() as db:
             if self._row(db, run_id).status is RunStatus.RUNNING:
                 raise RunLocked(f"run {run_id} is being worked on, and its states cannot be dropped; wait for it")
+            self._chains.forget(run_id)
             drop_states(db, run_id, steps, partial(self._known, db, run_id))
-        self._chains.forget(run_id)
 
     def answer(self, question: Question, answer: str, by: str, at: datetime) -> None:
         """Answer an open question, once."""

@@ -12,7 +12,10 @@ LONG = 4096
 """Characters; longer texts are stored compressed, where that makes them shorter."""
 
 MOST_NEW = 0.5
-"""A difference is stored when no more than so much of the text is new in it."""
+"""A difference is stored when no more than so much of the text is new in it, and it is told in no more."""
+
+LITTLE = 0.25
+"""A short difference that is more of the text than that is compressed too: all of the text would be."""
 
 DROPPED = "dropped"
 """What stands in the place of a form where the state is not kept any more."""
@@ -29,9 +32,9 @@ class Known(NamedTuple):
 class Written(NamedTuple):
     """A state as its row holds it: in which form, built on which step, in which words.
 
-    The forms: `json` is the whole text, `same` the very text of the step `base_n`, `cut` the JSON list of the pieces
-    that make it of that text (`[from, to]` copies characters, a string is new), `patch` a Zstandard frame with that
-    text as its prefix. Where `json` and `cut` are bytes they are compressed.
+    The forms: `json` is the whole text, `same` the very text of the step `base_n`, `cut` a JSON list: how
+    long that text is, and the pieces that make it of that (`[from, to]` copies characters, a string is new), `patch` a
+    Zstandard frame with that text as its prefix. Where `json` and `cut` are bytes they are compressed.
     """
 
     encoding: str
@@ -51,7 +54,10 @@ def built_on(base_n: int, base: str, text: str) -> Written | None:
     pieces = difference(base, text)
     if pieces is None or sum(len(piece) for piece in pieces if isinstance(piece, str)) > MOST_NEW * len(text):
         return None
-    return Written("cut", base_n, _shortened(json.dumps(pieces, ensure_ascii=False, separators=(",", ":"))))
+    told = json.dumps([len(base), *pieces], ensure_ascii=False, separators=(",", ":"))
+    if len(told) > MOST_NEW * len(text):  # many pieces, or quotes that are escaped once more
+        return None
+    return Written("cut", base_n, _shortened(told, min(LONG, LITTLE * len(text))))
 
 
 def patched_on(base_n: int, base: str, text: str) -> Written:
@@ -79,11 +85,14 @@ def put_together(chain: Sequence[Written]) -> Known:
     if last.encoding != "json" or last.blob is None:
         raise ValueError(f"it is built on step {last.base_n}, which is not there")
     text, cuts = _full(last.blob), list[list[Piece]]()
+    length = len(text)
     for layer in reversed(layers):
         if layer.encoding == "cut":
-            cuts.append(_pieces(layer.blob))
+            cuts.append(_pieces(layer.blob, length))
+            length = sum(len(piece) if isinstance(piece, str) else piece[1] - piece[0] for piece in cuts[-1])
         elif layer.encoding == "patch" and isinstance(layer.blob, bytes):
             text, cuts = _patched(_applied(cuts, text), layer.blob), []
+            length = len(text)
         elif layer.encoding != "same":
             raise ValueError(f"there is no form {layer.encoding!r}")
     return Known(_applied(cuts, text), len(layers), sum(layer.encoding == "patch" for layer in layers))
@@ -99,9 +108,17 @@ def _applied(cuts: list[list[Piece]], text: str) -> str:
     return joined(wanted, text)
 
 
-def _pieces(blob: str | bytes | None) -> list[Piece]:
-    pieces = json.loads(_full(blob or ""))
-    return [piece if isinstance(piece, str) else (int(piece[0]), int(piece[1])) for piece in pieces]
+def _pieces(blob: str | bytes | None, length: int) -> list[Piece]:
+    told = json.loads(_full(blob or ""))
+    if not isinstance(told, list) or told[:1] != [length]:
+        raise ValueError(f"it was not built on this text of {length} characters")
+    return [piece if isinstance(piece, str) else _part(length, *piece) for piece in told[1:]]
+
+
+def _part(length: int, start: int, stop: int) -> tuple[int, int]:
+    if not (type(start) is type(stop) is int and 0 <= start < stop <= length):
+        raise ValueError(f"there is no part from {start} to {stop} in {length} characters")
+    return start, stop
 
 
 def _patched(text: str, blob: bytes) -> str:
@@ -110,8 +127,8 @@ def _patched(text: str, blob: bytes) -> str:
     return patched(text, blob)
 
 
-def _shortened(text: str) -> str | bytes:
-    if len(text) < LONG:
+def _shortened(text: str, long: float = LONG) -> str | bytes:
+    if len(text) < long:
         return text
     from loomc_runner.store.packing import packed
 

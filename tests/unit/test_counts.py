@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ import pytest
 from anthropic import Anthropic
 from pydantic import BaseModel
 
-from loomc_runner import Budget, loop, spend, tool, track
+from loomc_runner import BestScore, Budget, loop, spend, tool, track
 from loomc_runner.state import Codec
+from loomc_runner.store.difference import difference
 from loomc_runner.store.sqlite import SQLite
 from vendor import Script
 
@@ -106,3 +108,83 @@ def test_a_tracked_call_is_two_commits(tmp_path: Path, script: Script) -> None:
             tmp_path, lambda: client.messages.create(model="claude-sonnet-5-5", max_tokens=100, messages=messages)
         )
     assert (found["COMMIT"], found["SELECT"]) == (3, 2)
+
+
+class Transcript(BaseModel):
+    """A big state that grows, with counters on either side."""
+
+    turn: int = 0
+    messages: list[str] = []
+    left: int = 10**6
+
+
+def test_a_big_state_is_written_once_and_nothing_is_read_for_it(tmp_path: Path) -> None:
+    """A step whose state is a long transcript takes the statements of a small one, and the room it grows by."""
+    store = SQLite(tmp_path / "runs.db")
+    chance = random.Random(1)
+
+    @loop(checkpoint=store, name="tests:grow", budget=Budget(iterations=200))
+    def grow(state: Transcript) -> Transcript:
+        said = chance.randbytes(150).hex()
+        return Transcript(turn=state.turn + 1, messages=[*state.messages, said], left=state.left - 1)
+
+    grow.run(Transcript(messages=[chance.randbytes(150).hex() for _ in range(100)]), run_id="before")
+    with counted(store) as words:
+        grow.run(Transcript(messages=[chance.randbytes(150).hex() for _ in range(100)]), run_id="r")
+    assert {word: round(words[word] / 200) for word in BARE} == BARE
+    assert words["SELECT"] <= 20  # as the run is opened and ended
+    sizes = store.current(to_write=True).execute(
+        "SELECT length(CAST(state_blob AS BLOB)) FROM steps WHERE run_id = 'r' AND step_n >= 0"
+    )
+    found = [size for (size,) in sizes]
+    store.close()
+    assert len(found) == 200
+    assert sum(found) <= 200 * 3 * 300  # what each grows by, once for each power of eight
+    assert sorted(found)[150] <= 500  # as most are
+
+
+def test_what_is_restored_is_read_once(tmp_path: Path) -> None:
+    """A step that starts from an earlier one asks for its state, and is built on what it was given."""
+    store = SQLite(tmp_path / "runs.db")
+    chance = random.Random(1)
+
+    @loop(
+        checkpoint=store,
+        name="tests:back",
+        budget=Budget(iterations=100),
+        scorer=lambda state: -len(state.messages),
+        backtrack=BestScore(),
+    )
+    def grow(state: Transcript) -> Transcript:
+        return Transcript(turn=state.turn + 1, messages=[*state.messages, chance.randbytes(150).hex()])
+
+    with counted(store) as words:
+        grow.run(Transcript(messages=[chance.randbytes(150).hex() for _ in range(100)]), run_id="r")
+    forms = Counter(form for (form,) in store.current(to_write=True).execute("SELECT encoding FROM steps"))
+    store.close()
+    assert words["WITH"] <= 110
+    assert forms["cut"] == 100
+
+
+def test_what_is_alike_is_compared_in_long_steps() -> None:
+    """A change in a long text makes some hundred of them, not more."""
+    looks = Counter[str]()
+
+    class Looked(str):
+        __slots__ = ()
+
+        def startswith(self, *found: Any) -> bool:
+            looks.update(["head"])
+            return super().startswith(*found)
+
+        def endswith(self, *found: Any) -> bool:
+            looks.update(["tail"])
+            return super().endswith(*found)
+
+        def find(self, *found: Any) -> int:
+            looks.update(["find"])
+            return super().find(*found)
+
+    text = random.Random(1).randbytes(5_000_000).hex()
+    difference(Looked(text), Looked(text[:4_000_000] + "more" + text[4_000_000:]))
+    assert looks.total() <= 10_000_000 / 65_536 + 150

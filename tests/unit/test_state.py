@@ -22,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    RootModel,
     computed_field,
     field_serializer,
     field_validator,
@@ -101,6 +102,19 @@ class Rich(BaseModel):
     either: int | str = "1"
     kind: Literal["a", "b"] = "a"
     half: complex = 1 + 2j
+
+
+class Measure(RootModel[float]):
+    """A number, in a class of its own."""
+
+
+class Word(RootModel[str | None]):
+    """A text or nothing, in a class of its own."""
+
+
+class Measured(BaseModel):
+    last: Measure | None = None
+    words: list[Word | None] = []
 
 
 class Node(BaseModel):
@@ -432,7 +446,29 @@ def test_a_state_too_deep_to_be_read_back_is_refused(depth: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "state"), [(Item, {"size": 1}), (Item, None), (Card, Item()), (Item, Card("a"))], ids=repr
+    ("annotation", "state", "path"),
+    [
+        (Measured, Measured(last=Measure(INF)), "state.last.root is inf"),
+        (Measured, Measured(last=Measure(NAN)), "state.last.root is nan"),
+        (Measured, Measured(words=[Word("a"), Word(None)]), "state.words[1] would not"),
+        (Optional[Word], Word(None), "state would not"),  # noqa: UP045
+        (list[bytes], [b"a", bytearray(b"b")], "state[1] would not"),
+        (dict[str, bytes], {"a": bytearray(b"b")}, "state.a would not"),
+        (dict[float, int], {NAN: 1}, "state[nan] would not"),
+        (list[complex], [complex(INF, 0)], "state[0] is (inf+0j)"),
+        (dict[str, complex], {"a": complex(NAN, 1)}, "state.a is (nan+1j)"),
+    ],
+    ids=str,
+)
+def test_what_equal_texts_or_bytes_would_hide_is_refused(annotation: Any, state: Any, path: str) -> None:
+    """A null that stands for a model, bytes of another type, numbers that are not finite outside of plain floats."""
+    assert refusal(Codec(annotation), state).startswith(path)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "state"),
+    [(Item, {"size": 1}), (Item, None), (Card, Item()), (Item, Card("a")), (Plain, Card("a")), (Plain, Item())],
+    ids=repr,
 )
 def test_a_state_of_another_type_is_refused(annotation: Any, state: Any) -> None:
     """A state is of the declared type, and is not silently turned into it."""
@@ -479,6 +515,7 @@ class CountingCodec(Codec[Any]):
         (Plain, Plain(best=1.0, tags=["a"]), 0),
         (dict[str, list[Plain]], {"a": [Plain(best=1.0)]}, 0),
         (Plain, Plain(best=None), 0),
+        (RootModel[list[Plain]], RootModel[list[Plain]]([Plain(best=None)]), 0),
         (Draft, Draft(), 1),
         (Rich, Rich(), 1),
         (Any, {}, 1),

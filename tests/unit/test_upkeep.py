@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 import sqlite3
@@ -24,8 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-BIG = f'"{"x" * 20_000}"'
 PAGE = 4096
+
+
+def big() -> str:
+    """A state that takes much room, compressed too, and has nothing in common with another one."""
+    return f'"{random.randbytes(20_000).hex()}"'
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         lease = store.create_run(a_run(name), "0")
         for n in range(20):
-            store.commit(lease, Transition(AT, a_step(n), BIG, (a_charge(1),)))
+            store.commit(lease, Transition(AT, a_step(n), big(), (a_charge(1),)))
         store.commit(lease, Transition(AT, status=RunStatus.COMPLETED))
     store.close()
     return store.path
