@@ -19,11 +19,12 @@ from loomc_runner.store import Store
 S = TypeVar("S")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Verdict:
     """What follows from a step: `status` and `reason` of the run, and `next_n`, the step to go on from.
 
     With a `delay` the step is tried again after so many seconds. With `wraps_up` the next try is one for wrapping up.
+    Nobody changes one; it is not frozen, since that would take four times as long to make.
     """
 
     status: RunStatus = RunStatus.RUNNING

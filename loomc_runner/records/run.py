@@ -198,9 +198,11 @@ class Claim:
     subtree_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Transition:
     """Everything one commit changes in a run. Fields left at their default change nothing.
+
+    Not frozen, which would take four times as long to make, and every step makes one.
 
     Attributes:
         at: When.
