@@ -200,7 +200,7 @@ def current_scope() -> Scope | None:
     return _scope.get()
 
 
-class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since every step enters several times
+class entered:  # noqa: N801 - used as `with entered(scope):`; a class and no generator, since every step enters
     """Let user code that is called inside see the step."""
 
     __slots__ = ("_scope", "_token")

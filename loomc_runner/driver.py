@@ -63,8 +63,8 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
         if scope.journal is not None:
             scope.journal.begin_try()
         work = perform(cursor.spec, scope, cursor.codec, cursor.state, cursor.history, escalation(cursor))
-        outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
         with entered(scope):
+            outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
             step, verdict = await conclude(cursor, scope, outcome)
         if scope.holds:  # what a scorer or a judge has left open
             settle_all(scope)

@@ -50,6 +50,8 @@ class History(Sequence[StepRecord[S]]):
             if chosen.step == 1:
                 return list(self._window(chosen.start, chosen.stop))
             return [self._at(step_n) for step_n in chosen]
+        if index == -1 and self._recent:  # what all detectors look at
+            return self._recent[-1]
         step_n = index + self._length if index < 0 else index
         if not 0 <= step_n < self._length:
             raise IndexError(f"step {index} of {self._length}")
