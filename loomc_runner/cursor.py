@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from loomc_runner.context import Halt
 from loomc_runner.history import History
@@ -19,12 +20,11 @@ from loomc_runner.store import Store
 S = TypeVar("S")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """What follows from a step: `status` and `reason` of the run, and `next_n`, the step to go on from.
 
     With a `delay` the step is tried again after so many seconds. With `wraps_up` the next try is one for wrapping up.
-    Nobody changes one; it is not frozen, since that would take four times as long to make.
     """
 
     status: RunStatus = RunStatus.RUNNING
@@ -34,6 +34,10 @@ class Verdict:
     error: BaseException | None = None
     delay: float | None = None
     wraps_up: bool = False
+
+
+GO_ON: Final = Verdict()
+"""Simply go on, as after most steps."""
 
 
 @dataclass(slots=True)
@@ -46,7 +50,7 @@ class Cursor(Generic[S]):
     `delay` after how many seconds it is tried again.
     `told` keeps how much of each limit was said to be used up.
     `halt` tells whether a run beside it has failed, so that it is to stop;
-    `watch` looks whether an async run is to pause now.
+    `watch` looks whether an async run is to pause now; `lock` is what threads share the scope of a step by.
     """
 
     spec: LoopSpec[S]
@@ -71,6 +75,7 @@ class Cursor(Generic[S]):
     halt: Halt | None = None
     told: dict[str, int] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def stopped(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from loomc_runner.errors import RunNotFound
@@ -67,7 +67,7 @@ class History(Sequence[StepRecord[S]]):
     def append(self, step: StepRecord[S], text: str | None) -> None:
         """Add the step that is about to be committed; without a text it has its parent's state."""
         if len(self._recent) == RECENT:
-            self._keep([self._recent[0]])
+            self._keep(self._recent[0])
         self._recent.append(step)
         self._length += 1
         self._newest = None if text is None else (step.step_n, text)
@@ -103,13 +103,14 @@ class History(Sequence[StepRecord[S]]):
             return self._recent[step_n - first]
         if step_n not in self._older:
             begin = step_n - step_n % RECENT
-            self._keep(map(self.record, self._store.steps(self._run_id, begin, min(begin + RECENT, first))))
+            self._keep(*map(self.record, self._store.steps(self._run_id, begin, min(begin + RECENT, first))))
         return self._older[step_n]
 
-    def _keep(self, steps: Iterable[StepRecord[S]]) -> None:
+    def _keep(self, *steps: StepRecord[S]) -> None:
         if len(self._older) >= WINDOW:
             self._older.clear()
-        self._older.update((step.step_n, step) for step in steps)
+        for step in steps:
+            self._older[step.step_n] = step
 
     def _window(self, start: int, stop: int) -> Iterator[StepRecord[S]]:
         first = self._recent[0].step_n if self._recent else self._length

@@ -66,9 +66,7 @@ class Ledger:
 
     def stop_clock(self) -> None:
         """Working time stands still: the run waits or has ended."""
-        with self.lock:
-            self.wake()
-            self.worked, self.started = self.elapsed, None
+        self.worked, self.started, self.rests_since = self.elapsed, None, None
 
     def doze(self) -> None:
         """The clock stands still: all that is at work in the step waits."""
@@ -110,7 +108,7 @@ class Ledger:
         return self._open_step()
 
     def _open_step(self) -> OpenStep:
-        step = OpenStep(self, self.expected())
+        expected = self.expected()
         with self.lock:
             for ledger in self.limited:
                 if ledger is self:
@@ -120,7 +118,9 @@ class Ledger:
                 raise BudgetExhausted(
                     "iterations", self.steps, self.budget.iterations, run_id=self.run_id, note=self.note
                 )
-            step.update()
+            step = OpenStep(self, expected)
+            if expected:
+                step.update()
             try:
                 self.check_claims()
             except BudgetExhausted:
@@ -304,7 +304,8 @@ class OpenStep:
             if self.dozes:
                 self._look_at_the_clock()
             self.reserved = 0
-            self.update()
+            if self.claimed:
+                self.update()
             self.ledger.dearest = max(self.ledger.dearest, self.total)
             return self.total
 

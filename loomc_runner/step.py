@@ -60,12 +60,7 @@ async def perform(
     try:
         if prepare is not None:
             state = _next_state(spec, await ask(spec, prepare, state), "the handler of on_stall")
-        value = await _iterate(spec, scope, state)
-        if isinstance(value, Done):
-            outcome.done, value = value, value.state
-        if value is None or type(value) is not type(state):  # else it can be a state: one has been stored
-            value = _next_state(spec, value, spec.fn.__qualname__)
-        outcome.state = value
+        _keep_state(spec, outcome, await _iterate(spec, scope, state), state)
         outcome.text = codec.encode_checked(outcome.state) if scope.step_n == 0 else codec.encode(outcome.state)
     except deadline.DeadlineReached:
         outcome.exhausted = _overdue(ledger)
@@ -132,6 +127,15 @@ async def _iterate(spec: LoopSpec[S], scope: Scope, state: S) -> Any:
             raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
 
 
+def _keep_state(spec: LoopSpec[S], outcome: Outcome[S], value: Any, before: S) -> None:
+    """Note the state that the function gave, and whether that is to be the last."""
+    if isinstance(value, Done):
+        outcome.done, value = value, value.state
+    if value is None or type(value) is not type(before):  # else it can be a state: one like it was
+        value = _next_state(spec, value, spec.fn.__qualname__)
+    outcome.state = value
+
+
 def _next_state(spec: LoopSpec[S], value: Any, giver: str) -> Any:
     declared = spec.annotations[0]
     if value is None and type(None) not in (declared, *get_args(declared)):
@@ -174,7 +178,7 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], histor
     try:
         if spec.scorer is not None:
             scope.purpose = "scorer"
-            await _keep_score(spec, scope, outcome, spec.scorer, history)
+            await _keep_score(spec, outcome, spec.scorer, history)
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
         _keep_flaw(outcome, error, scope.account.ledger)
     if not scope.account.priced and scope.account.ledger.strict and scope.account.ledger.dollar_capped:
@@ -182,9 +186,7 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], histor
         outcome.flaw = outcome.flaw or CostError(message)
 
 
-async def _keep_score(
-    spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], scorer: Callable[..., Any], history: History
-) -> None:
+async def _keep_score(spec: LoopSpec[S], outcome: Outcome[S], scorer: Callable[..., Any], history: History) -> None:
     """Score the state; what would be the new best is scored as often as a strategy wants, and the mean counts.
 
     Where that breaks off the answers so far are kept, and there is no score: one lucky answer is not to be the best.

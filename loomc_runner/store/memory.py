@@ -114,13 +114,17 @@ class MemoryStore:
                 raise RunLost(f"run {run_id} has ended; nothing more is written to it here")
             if change.step is not None:
                 self._add_step(run_id, change.step, change.state)
-            nano_usd, tokens = row["nano_usd"], row["tokens"]
+            new = self._advanced(row, change)
             for charge in change.charges:
-                more = self._charge(run_id, charge)
-                nano_usd, tokens = nano_usd + more[0], tokens + more[1]
+                nano_usd, tokens = self._charge(run_id, charge)
+                new["nano_usd"], new["tokens"] = new["nano_usd"] + nano_usd, new["tokens"] + tokens
+            if not change.keep_in_flight:
+                new["in_flight_mark"] = self._mark
+            if change.notes is not None:
+                new["notes"] = change.notes
             self._add_insides(run_id, change)
             control: Control | None = row["control"]
-            row.update(self._advance(row, change), nano_usd=nano_usd, tokens=tokens)
+            row.update(new)
             return control
 
     def _charge(self, run_id: str, charge: Charge) -> tuple[int, int]:
@@ -228,24 +232,29 @@ class MemoryStore:
             call for name in family for call in self._calls.get(name, {}).values() if call.status is CallStatus.DONE
         ]
         answers = [question for question in self.questions(run_id) if question.answer is not None]
-        return sum(self._rows[name]["steps"] for name in family) + len(done) + len(answers)
+        steps: int = sum(self._rows[name]["steps"] for name in family)
+        return steps + len(done) + len(answers)
 
-    def _advance(self, row: dict[str, Any], change: Transition) -> dict[str, Any]:
-        """What a commit changes in the row of its run, but for what is spent."""
-        new: dict[str, Any] = {} if change.notes is None else {"notes": change.notes}
+    @staticmethod
+    def _advanced(row: dict[str, Any], change: Transition) -> dict[str, Any]:
+        """What a commit changes in the row of its run, before its charges are counted."""
         ended = change.status is not RunStatus.RUNNING
-        if ended or not change.keep_in_flight:
-            new["updated_at"] = change.at
-            new["steps"] = row["steps"] + (change.step is not None)
-            new["worked"] = row["worked"] + change.worked
-            new["best_step"] = row["best_step"] if change.best_step is None else change.best_step
-            new["dearest_nano"] = max(row["dearest_nano"], change.dearest_nano)
+        if change.keep_in_flight and not ended:
+            return {"nano_usd": row["nano_usd"], "tokens": row["tokens"]}
+        new: dict[str, Any] = {
+            "nano_usd": row["nano_usd"],
+            "tokens": row["tokens"],
+            "updated_at": change.at,
+            "steps": row["steps"] + (change.step is not None),
+            "worked": row["worked"] + change.worked,
+            "best_step": row["best_step"] if change.best_step is None else change.best_step,
+            "dearest_nano": max(row["dearest_nano"], change.dearest_nano),
+        }
+        if not change.keep_in_flight:
+            new["in_flight"], new["reserved_nano"] = None if ended else change.in_flight, change.reserved_nano
         if ended:
             new |= {"status": change.status, "stop_reason": change.stop_reason, "owner": None, "control": None}
             new["result"] = row["result"] if change.result is None else change.result
-        if not change.keep_in_flight:
-            new["in_flight"] = None if ended else change.in_flight
-            new["in_flight_mark"], new["reserved_nano"] = self._mark, change.reserved_nano
         return new
 
     def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
