@@ -60,8 +60,8 @@ async def perform(
     try:
         if prepare is not None:
             state = _next_state(spec, await ask(spec, prepare, state), "the handler of on_stall")
-        _keep_state(spec, outcome, await _iterate(spec, scope, state), state)
-        outcome.text = codec.encode_checked(outcome.state) if scope.step_n == 0 else codec.encode(outcome.state)
+        value = await _iterate(spec, scope, state)
+        _keep_state(spec, outcome, value, state, codec.encode_checked if scope.step_n == 0 else codec.encode)
     except deadline.DeadlineReached:
         outcome.exhausted = _overdue(ledger)
     except Exception as error:  # noqa: BLE001 - whatever the step raised is recorded, and raised again by the driver
@@ -76,8 +76,6 @@ async def perform(
     scope.closed = outcome.text is None
     outcome.duration = clock.monotonic() - begun
     if outcome.text is not None:
-        if outcome.done is not None:
-            _keep_result(spec, outcome.done, outcome)
         if spec.cost_fn is not None or spec.scorer is not None or ledger.strict:
             try:
                 await _appraise(spec, scope, outcome, history)
@@ -127,13 +125,16 @@ async def _iterate(spec: LoopSpec[S], scope: Scope, state: S) -> Any:
             raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
 
 
-def _keep_state(spec: LoopSpec[S], outcome: Outcome[S], value: Any, before: S) -> None:
-    """Note the state that the function gave, and whether that is to be the last."""
+def _keep_state(spec: LoopSpec[S], outcome: Outcome[S], value: Any, before: S, encode: Callable[[S], str]) -> None:
+    """Note the state that the function gave, with its text, and what else it gave in a `Done`."""
     if isinstance(value, Done):
         outcome.done, value = value, value.state
     if value is None or type(value) is not type(before):  # else it can be a state: one like it was
         value = _next_state(spec, value, spec.fn.__qualname__)
     outcome.state = value
+    outcome.text = encode(value)
+    if outcome.done is not None:
+        _keep_result(spec, outcome.done, outcome)
 
 
 def _next_state(spec: LoopSpec[S], value: Any, giver: str) -> Any:

@@ -273,3 +273,8 @@ class Transition:
     dearest_nano: int = 0
     result: str | None = None
     notes: tuple[str, ...] | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it comes in the middle of a step, or after the run has been given up: of the run only sums change."""
+        return self.keep_in_flight and self.status is RunStatus.RUNNING

@@ -107,10 +107,9 @@ class MemoryStore:
         change, run_id = transition, lease.run_id
         with self._lock:
             row = self._rows.get(run_id)
-            late_charge = change.keep_in_flight and change.status is RunStatus.RUNNING
             if row is None or lease.epoch != row["epoch"] or lease.pid != os.getpid():
                 raise RunLost(f"run {run_id} was taken over elsewhere; nothing more is written to it here")
-            if row["status"] is not RunStatus.RUNNING and not late_charge:
+            if row["status"] is not RunStatus.RUNNING and not change.is_late:
                 raise RunLost(f"run {run_id} has ended; nothing more is written to it here")
             if change.step is not None:
                 self._add_step(run_id, change.step, change.state)
@@ -238,9 +237,9 @@ class MemoryStore:
     @staticmethod
     def _advanced(row: dict[str, Any], change: Transition) -> dict[str, Any]:
         """What a commit changes in the row of its run, before its charges are counted."""
-        ended = change.status is not RunStatus.RUNNING
-        if change.keep_in_flight and not ended:
+        if change.is_late:
             return {"nano_usd": row["nano_usd"], "tokens": row["tokens"]}
+        ended = change.status is not RunStatus.RUNNING
         new: dict[str, Any] = {
             "nano_usd": row["nano_usd"],
             "tokens": row["tokens"],
