@@ -75,12 +75,11 @@ async def perform(
         settle_all(scope)
     scope.closed = outcome.text is None
     outcome.duration = clock.monotonic() - begun
-    if outcome.text is not None:
-        if spec.cost_fn is not None or spec.scorer is not None or ledger.strict:
-            try:
-                await _appraise(spec, scope, outcome, history)
-            except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
-                outcome.torn = error
+    if outcome.text is not None and (spec.cost_fn is not None or spec.scorer is not None or ledger.strict):
+        try:
+            await _appraise(spec, scope, outcome, history)
+        except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
+            outcome.torn = error
     return outcome
 
 
