@@ -189,9 +189,10 @@ def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: BaseE
 
 
 def _best_so_far(cursor: Cursor[S], score: float | None) -> int | None:
-    best_n = cursor.history[-1].best_n if len(cursor.history) else None
-    is_best = score is not None and is_new_best(score, cursor.history, cursor.spec.direction)
-    return cursor.step_n if is_best else best_n
+    if score is not None and is_new_best(score, cursor.history, cursor.spec.direction):
+        return cursor.step_n
+    newest = cursor.history.newest
+    return None if newest is None else newest.best_n
 
 
 def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:

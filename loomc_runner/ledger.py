@@ -36,6 +36,7 @@ class Ledger:
         """Whether an enclosing dollar limit insists on recorded costs."""
         self.spent = self.claimed = self.tokens = self.held_tokens = self.steps = self.dearest = 0
         self.cap = None if self.budget.nano_usd is None else self.budget.nano_usd - self.budget.nano_kept
+        self.declared = None if self.budget.step_usd is None else round(self.budget.step_usd * NANO)
         self.may_wrap_up = self.budget.wrap_up is not None
         self.wrap_step: int | None = None
         self.worked = 0.0
@@ -87,8 +88,7 @@ class Ledger:
 
     def expected(self) -> int:
         """Nano-dollars the next step is expected to cost: declared, else the dearest so far."""
-        declared = self.budget.step_usd
-        expected = self.dearest if declared is None else round(declared * NANO)
+        expected = self.dearest if self.declared is None else self.declared
         if self.wrap_step is not None and self.budget.nano_usd is not None:
             return min(expected, self.budget.nano_kept, max(self.budget.nano_usd - self.spent, 0))
         return expected
