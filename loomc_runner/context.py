@@ -113,6 +113,7 @@ class Scope:
     account: OpenStep
     step_n: int
     clock: Clock
+    lock: threading.RLock
     journal: Journal | None = None
     left: Leave | None = None
     closed: bool = False
@@ -120,7 +121,6 @@ class Scope:
     works: set[Work] = field(default_factory=set)
     pending: list[Charge] = field(default_factory=list)
     holds: set[Settling] = field(default_factory=set)
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def record(self) -> Journal:
@@ -200,7 +200,7 @@ def current_scope() -> Scope | None:
     return _scope.get()
 
 
-class entered:  # noqa: N801 - used as `with entered(scope):`; a class, since every step enters several times
+class entered:  # noqa: N801 - used as `with entered(scope):`; a class and no generator, since every step enters
     """Let user code that is called inside see the step."""
 
     __slots__ = ("_scope", "_token")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from loomc_runner.context import Halt
 from loomc_runner.history import History
@@ -35,6 +36,10 @@ class Verdict:
     wraps_up: bool = False
 
 
+GO_ON: Final = Verdict()
+"""Simply go on, as after most steps."""
+
+
 @dataclass(slots=True)
 class Cursor(Generic[S]):
     """A run under way: where it stands, and what it needs to take the next step.
@@ -45,7 +50,7 @@ class Cursor(Generic[S]):
     `delay` after how many seconds it is tried again.
     `told` keeps how much of each limit was said to be used up.
     `halt` tells whether a run beside it has failed, so that it is to stop;
-    `watch` looks whether an async run is to pause now.
+    `watch` looks whether an async run is to pause now; `lock` is what threads share the scope of a step by.
     """
 
     spec: LoopSpec[S]
@@ -70,6 +75,7 @@ class Cursor(Generic[S]):
     halt: Halt | None = None
     told: dict[str, int] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def stopped(self) -> bool:

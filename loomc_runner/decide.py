@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 from loomc_runner.backtrack import Strategy, is_new_best
 from loomc_runner.context import Leave, Scope
 from loomc_runner.converge import first_reason
-from loomc_runner.cursor import Cursor, Verdict
+from loomc_runner.cursor import GO_ON, Cursor, Verdict
 from loomc_runner.errors import (
     BudgetExhausted,
     LoomcError,
@@ -70,7 +70,7 @@ async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tup
         except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
             if limit := limit_in(error, cursor.ledger):
                 if cursor.ledger.can_wrap_up(limit):
-                    return step, Verdict(next_n=step.step_n, wraps_up=True)
+                    return step, Verdict(wraps_up=True)
                 return step, exhausted(cursor.lease.run_id, limit)
             failure = error
             outcome.torn = None if isinstance(error, Exception) else error
@@ -134,7 +134,7 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
         return Verdict(decision="escalate", next_n=next_n, wraps_up=wraps_up)
     target = chosen(spec.strategies, history)
     if target is None:
-        return Verdict(next_n=step.step_n, wraps_up=wraps_up)
+        return Verdict(wraps_up=True) if wraps_up else GO_ON
     return Verdict(decision=f"restore {target}", next_n=target, wraps_up=wraps_up)
 
 
@@ -189,9 +189,10 @@ def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: BaseE
 
 
 def _best_so_far(cursor: Cursor[S], score: float | None) -> int | None:
-    best_n = cursor.history[-1].best_n if len(cursor.history) else None
-    is_best = score is not None and is_new_best(score, cursor.history, cursor.spec.direction)
-    return cursor.step_n if is_best else best_n
+    if score is not None and is_new_best(score, cursor.history, cursor.spec.direction):
+        return cursor.step_n
+    newest = cursor.history.newest
+    return None if newest is None else newest.best_n
 
 
 def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:

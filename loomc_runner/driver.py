@@ -40,9 +40,11 @@ async def advance(cursor: Cursor[S]) -> Cursor[S]:
     """Take one step; stop where somebody asked for it, and wait where the step is to be tried again."""
     control = await _take_step(cursor)
     await announce(cursor)
-    if not cursor.stopped and (asked := _asked_to_stop(cursor, control)):
+    if cursor.stopped:
+        return cursor
+    if asked := _asked_to_stop(cursor, control):
         await end(cursor, asked)
-    elif not cursor.stopped and cursor.account is None:
+    elif cursor.account is None:
         await _wait(cursor)
         if cursor.stopped:  # another try does not fit
             await announce(cursor)
@@ -53,24 +55,25 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     """Run a step, decide what follows, and commit all of it at once; what somebody asks of the run comes back."""
     if cursor.account is None:
         raise RuntimeError(f"run {cursor.lease.run_id} has no open step")
-    cursor.ledger.start_clock()
+    spec, ledger = cursor.spec, cursor.ledger
+    ledger.start_clock()
     cursor.record, outcome = None, None
-    scope = Scope(cursor.store, cursor.lease, cursor.account, cursor.step_n, cursor.spec.clock, cursor.journal)
+    scope = Scope(cursor.store, cursor.lease, cursor.account, ledger.steps, spec.clock, cursor.lock, cursor.journal)
     try:
-        if cursor.spec.is_async and (now := cursor.spec.clock.monotonic()) - cursor.turned > BREATH:
+        if spec.is_async and (now := spec.clock.monotonic()) - cursor.turned > BREATH:
             cursor.turned = now
             await cursor.sleep(0)
         if scope.journal is not None:
             scope.journal.begin_try()
-        work = perform(cursor.spec, scope, cursor.codec, cursor.state, cursor.history, escalation(cursor))
-        outcome = await (cursor.watch.over(work, scope) if cursor.spec.is_async else work)
         with entered(scope):
+            work = perform(spec, scope, cursor.codec, cursor.state, cursor.history, escalation(cursor))
+            outcome = await (cursor.watch.over(work, scope) if spec.is_async else work)
             step, verdict = await conclude(cursor, scope, outcome)
         if scope.holds:  # what a scorer or a judge has left open
             settle_all(scope)
         if step is None and scope.works:
             again = verdict.delay is not None or scope.left is not None
-            await end_works(scope, is_async=cursor.spec.is_async, threads=again)
+            await end_works(scope, is_async=spec.is_async, threads=again)
         control = await _commit(cursor, scope, outcome, step, verdict)
         if outcome.torn is not None:
             raise outcome.torn
@@ -80,7 +83,7 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
         await _cut_off(cursor, scope, error)
         raise
     finally:
-        cursor.ledger.stop_clock()
+        ledger.stop_clock()
     return control
 
 
@@ -146,8 +149,8 @@ async def _commit(
     cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S] | None, verdict: Verdict
 ) -> Control | None:
     """Settle the step's account, reserve the next one, and store everything in one transaction."""
-    cost, pending, ledger = scope.account.settle(), tuple(scope.pending), cursor.ledger
-    cursor.account = None
+    account, ledger, pending = scope.account, cursor.ledger, tuple(scope.pending)
+    cost, cursor.account = account.settle(), None
     if step is not None:
         ledger.steps += 1
     if verdict.wraps_up:
@@ -158,27 +161,34 @@ async def _commit(
         except BudgetExhausted as error:
             verdict = dataclasses.replace(exhausted(ledger.run_id, error), decision=verdict.decision)
     if step is not None:
-        priced = scope.account.priced
-        known = (cost if priced else None, scope.account.tokens, verdict.decision)
-        if known != (step.nano_usd, step.tokens, step.decision):
-            step = dataclasses.replace(step, nano_usd=known[0], tokens=known[1], decision=known[2])
+        nano, tokens, decision = cost if account.priced else None, account.tokens, verdict.decision
+        if decision is not None or nano != step.nano_usd or tokens != step.tokens:
+            step = dataclasses.replace(step, nano_usd=nano, tokens=tokens, decision=decision)
             cursor.history.replace_newest(step)
     change = _change(cursor, scope, outcome, step, verdict, pending, cost)
-    cursor.unstored, warned = change, UNPRICED in cursor.notes
+    cursor.unstored = change
     control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
     del scope.pending[: len(pending)]
     cursor.worked, cursor.record, cursor.unstored = cursor.worked + change.worked, step, None
-    failed = verdict.delay is not None and not verdict.wraps_up  # a try that was refused is none of the tries
-    cursor.tried, cursor.delay = cursor.tried + 1 if failed else 0, verdict.delay
-    cursor.journal = None if verdict.delay is None else scope.journal
-    cursor.notes = change.notes or cursor.notes
+    if verdict.delay is None:
+        cursor.tried, cursor.journal, cursor.delay = 0, None, None
+    else:
+        failed = not verdict.wraps_up  # a try that was refused is none of the tries
+        cursor.tried, cursor.journal, cursor.delay = cursor.tried + 1 if failed else 0, scope.journal, verdict.delay
     if change.attempt is not None:
         tell("failed", cursor.lease.run_id, change.attempt, verdict.delay)
     _move(cursor, outcome, verdict)
-    if UNPRICED in cursor.notes and not warned:
-        message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="
-        warnings.warn(message, LoomcWarning, stacklevel=2)
+    if change.notes is not None:
+        _note(cursor, change.notes)
     return control
+
+
+def _note(cursor: Cursor[Any], notes: tuple[str, ...]) -> None:
+    """Take over the notes of the run as they are stored, and warn, once, where one tells of a budget that leaks."""
+    known, cursor.notes = cursor.notes, notes
+    if UNPRICED in notes and UNPRICED not in known:
+        message = f"run {cursor.lease.run_id}: {UNPRICED}; call spend(usd=...) or add cost_fn="
+        warnings.warn(message, LoomcWarning, stacklevel=3)
 
 
 def _change(
@@ -191,33 +201,36 @@ def _change(
     cost: int,
 ) -> Transition:
     """All that a try of a step changes in its run."""
-    ledger, journal = cursor.ledger, scope.journal
-    over = journal is not None and (step is not None or scope.left is not None)
-    return Transition(
-        at=cursor.spec.clock.now() if step is None else step.timestamp,
-        step=step,
-        state=outcome.text,
-        charges=pending,
-        attempt=_attempt(scope, outcome, verdict, cost) if step is None else None,
-        withdrawn=journal.withdrawn() if journal and over else (),
-        superseded=journal.superseded() if journal and step is not None else (),
+    ledger, opened, journal = cursor.ledger, cursor.account, scope.journal
+    change = Transition(
+        cursor.spec.clock.now() if step is None else step.timestamp,
+        step,
+        outcome.text,
+        pending,
         status=verdict.status,
         stop_reason=verdict.reason,
-        in_flight=cursor.step_n if cursor.account else None,
-        reserved_nano=cursor.account.reserved if cursor.account else 0,
+        in_flight=None if opened is None else ledger.steps,
+        reserved_nano=0 if opened is None else opened.reserved,
         worked=ledger.elapsed - cursor.worked,
-        best_step=step.best_n if step else None,
+        best_step=None if step is None else step.best_n,
         dearest_nano=ledger.dearest,
         result=outcome.result,
-        notes=_notes(cursor, scope, outcome, step),
     )
+    if step is None:
+        change.attempt = _attempt(scope, outcome, verdict, cost)
+    if journal is not None:
+        change.withdrawn = journal.withdrawn() if step is not None or scope.left is not None else ()
+        change.superseded = journal.superseded() if step is not None else ()
+    if journal is not None or ledger.dollar_capped:
+        change.notes = _notes(cursor, scope, outcome, step)
+    return change
 
 
 def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
     """Put the cursor where the next step starts, or at its end."""
     step = cursor.record
     if step is not None and outcome.text is not None:
-        cursor.state, cursor.parent_n = cast("S", outcome.state), step.step_n
+        cursor.state, cursor.parent_n = outcome.state, step.step_n  # type: ignore[assignment]
     else:  # whatever the failed step did to the state it was given
         cursor.state = cursor.history.state(cursor.parent_n)
     if verdict.status is not RunStatus.RUNNING:

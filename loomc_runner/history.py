@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from loomc_runner.errors import RunNotFound
@@ -58,15 +58,24 @@ class History(Sequence[StepRecord[S]]):
     def __iter__(self) -> Iterator[StepRecord[S]]:
         return self._window(0, self._length)
 
+    @property
+    def newest(self) -> StepRecord[S] | None:
+        """The newest step, if there is one."""
+        if self._recent:
+            return self._recent[-1]
+        return self._at(self._length - 1) if self._length else None
+
     def record(self, row: StepRecord[Any]) -> StepRecord[S]:
         """A stored row as a step whose `.state` is read through this history."""
         return dataclasses.replace(row, read_state=self.state)
 
     def append(self, step: StepRecord[S], text: str | None) -> None:
         """Add the step that is about to be committed; without a text it has its parent's state."""
-        if len(self._recent) == RECENT:
-            self._keep([self._recent[0]])
-        self._recent.append(step)
+        recent = self._recent
+        if len(recent) == RECENT:
+            self._make_room()
+            self._older[recent[0].step_n] = recent[0]
+        recent.append(step)
         self._length += 1
         self._newest = None if text is None else (step.step_n, text)
 
@@ -101,13 +110,15 @@ class History(Sequence[StepRecord[S]]):
             return self._recent[step_n - first]
         if step_n not in self._older:
             begin = step_n - step_n % RECENT
-            self._keep(map(self.record, self._store.steps(self._run_id, begin, min(begin + RECENT, first))))
+            self._make_room()
+            rows = self._store.steps(self._run_id, begin, min(begin + RECENT, first))
+            self._older.update((row.step_n, self.record(row)) for row in rows)
         return self._older[step_n]
 
-    def _keep(self, steps: Iterable[StepRecord[S]]) -> None:
+    def _make_room(self) -> None:
+        """Before more of the older steps are kept."""
         if len(self._older) >= WINDOW:
             self._older.clear()
-        self._older.update((step.step_n, step) for step in steps)
 
     def _window(self, start: int, stop: int) -> Iterator[StepRecord[S]]:
         first = self._recent[0].step_n if self._recent else self._length

@@ -17,7 +17,8 @@ class Ledger:
     its reservation and what it, its calls under way and its children claim. `cap` is that cap in nano-dollars, less
     what is kept for wrapping up; `wrap_step` is the step that may spend that, once it has come to it. Every change
     travels to the root, under one lock for the whole tree. `lineage` is outermost first, so the outermost exhausted
-    limit is the one that raises.
+    limit is the one that raises; `limited` are those in it that limit more than their own iterations, and `timed` those
+    that have a wall clock.
     """
 
     def __init__(self, run_id: str, budget: Budget | None, clock: Clock, parent: OpenStep | None = None) -> None:
@@ -29,9 +30,13 @@ class Ledger:
         self.lock: threading.RLock = parent.ledger.lock if parent else threading.RLock()
         self.lineage: tuple[Ledger, ...] = (*(parent.ledger.lineage if parent else ()), self)
         self.timed = tuple(ledger for ledger in self.lineage if ledger.budget.wall_clock is not None)
+        self.limited = tuple(ledger for ledger in self.lineage if _is_limited(ledger.budget))
         self.dollar_capped = any(ledger.budget.usd is not None for ledger in self.lineage)
+        self.strict = any(ledger.budget.strict for ledger in self.lineage)
+        """Whether an enclosing dollar limit insists on recorded costs."""
         self.spent = self.claimed = self.tokens = self.held_tokens = self.steps = self.dearest = 0
         self.cap = None if self.budget.nano_usd is None else self.budget.nano_usd - self.budget.nano_kept
+        self.declared = None if self.budget.step_usd is None else round(self.budget.step_usd * NANO)
         self.may_wrap_up = self.budget.wrap_up is not None
         self.wrap_step: int | None = None
         self.worked = 0.0
@@ -49,11 +54,6 @@ class Ledger:
             self.tokens += tokens
 
     @property
-    def strict(self) -> bool:
-        """Whether an enclosing dollar limit insists on recorded costs."""
-        return any(ledger.budget.strict for ledger in self.lineage)
-
-    @property
     def elapsed(self) -> float:
         """Seconds of working time so far, all resumes together."""
         started, since = self.started, self.rests_since
@@ -67,9 +67,8 @@ class Ledger:
 
     def stop_clock(self) -> None:
         """Working time stands still: the run waits or has ended."""
-        with self.lock:
-            self.wake()
-            self.worked, self.started = self.elapsed, None
+        with self.lock:  # a thread that was left behind may begin to rest, or wake
+            self.worked, self.started, self.rests_since = self.elapsed, None, None
 
     def doze(self) -> None:
         """The clock stands still: all that is at work in the step waits."""
@@ -90,8 +89,7 @@ class Ledger:
 
     def expected(self) -> int:
         """Nano-dollars the next step is expected to cost: declared, else the dearest so far."""
-        declared = self.budget.step_usd
-        expected = self.dearest if declared is None else round(declared * NANO)
+        expected = self.dearest if self.declared is None else self.declared
         if self.wrap_step is not None and self.budget.nano_usd is not None:
             return min(expected, self.budget.nano_kept, max(self.budget.nano_usd - self.spent, 0))
         return expected
@@ -111,9 +109,9 @@ class Ledger:
         return self._open_step()
 
     def _open_step(self) -> OpenStep:
-        step = OpenStep(self, self.expected())
+        expected = self.expected()
         with self.lock:
-            for ledger in self.lineage:
+            for ledger in self.limited:
                 if ledger is self:
                     self._check_wrapped_up()
                 ledger.check_used_up()
@@ -121,7 +119,9 @@ class Ledger:
                 raise BudgetExhausted(
                     "iterations", self.steps, self.budget.iterations, run_id=self.run_id, note=self.note
                 )
-            step.update()
+            step = OpenStep(self, expected)
+            if expected:
+                step.update()
             try:
                 self.check_claims()
             except BudgetExhausted:
@@ -188,19 +188,24 @@ class Ledger:
 
     def check_claims(self) -> None:
         """Raise for the outermost run whose dollars or tokens are overdrawn."""
-        for ledger in self.lineage:
+        for ledger in self.limited:
             ledger.check_own_claim()
 
     def check_time(self) -> None:
         """Raise for the outermost run whose wall clock is used up."""
-        for ledger in self.lineage:
+        for ledger in self.timed:
             ledger.check_own_time()
 
     def check_limits(self) -> None:
         """Raise for the outermost run of which any limit is crossed."""
-        for ledger in self.lineage:
+        for ledger in self.limited:
             ledger.check_own_claim()
             ledger.check_own_time()
+
+
+def _is_limited(budget: Budget) -> bool:
+    """Whether it limits more than iterations, which are counted in a run of its own alone."""
+    return budget.usd is not None or budget.tokens is not None or budget.wall_clock is not None
 
 
 class OpenStep:
@@ -297,9 +302,11 @@ class OpenStep:
         """
         with self.ledger.lock:
             self.settled = True
-            self._look_at_the_clock()
+            if self.dozes:
+                self._look_at_the_clock()
             self.reserved = 0
-            self.update()
+            if self.claimed:
+                self.update()
             self.ledger.dearest = max(self.ledger.dearest, self.total)
             return self.total
 
@@ -309,6 +316,8 @@ class OpenStep:
         while step is not None:
             claim = max(step.reserved, step.spent + step.held + step.children)
             difference, step.claimed = claim - step.claimed, claim
+            if not difference:
+                return
             step.ledger.claimed += difference
             step = step.ledger.parent
             if step is not None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, get_args
 from loomc_runner import deadline
 from loomc_runner.backtrack import askings, is_new_best
 from loomc_runner.budget import to_nano
-from loomc_runner.context import Leaving, Scope, entered
+from loomc_runner.context import Leaving, Scope
 from loomc_runner.errors import BudgetExhausted, CostError, ScoreError, SpecError, StepError
 from loomc_runner.holds import settle_all
 from loomc_runner.ledger import Ledger
@@ -50,18 +50,18 @@ class Outcome(Generic[S]):
 async def perform(
     spec: LoopSpec[S], scope: Scope, codec: Codec[S], state: S, history: History, prepare: Callable[[S], Any] | None
 ) -> Outcome[S]:
-    """Run one iteration from a state. `prepare` changes the state first (what `Escalate` was given)."""
+    """Run one iteration from a state. `prepare` changes the state first (what `Escalate` was given).
+
+    What it calls sees the step: it runs inside of `entered(scope)`, and so does what follows from it.
+    """
     clock, ledger = spec.clock, scope.account.ledger
     outcome: Outcome[S] = Outcome()
     begun = clock.monotonic()
     try:
         if prepare is not None:
-            state = _next_state(spec, await ask(spec, scope, prepare, state), "the handler of on_stall")
-        left = ledger.seconds_left()
-        value = await _iterate(spec, scope, state, None if left is None else time.monotonic() + left)
-        outcome.done = value if isinstance(value, Done) else None
-        outcome.state = _next_state(spec, value.state if isinstance(value, Done) else value, spec.fn.__qualname__)
-        outcome.text = codec.encode_checked(outcome.state) if scope.step_n == 0 else codec.encode(outcome.state)
+            state = _next_state(spec, await ask(spec, prepare, state), "the handler of on_stall")
+        value = await _iterate(spec, scope, state)
+        _keep_state(spec, outcome, value, state, codec.encode_checked if scope.step_n == 0 else codec.encode)
     except deadline.DeadlineReached:
         outcome.exhausted = _overdue(ledger)
     except Exception as error:  # noqa: BLE001 - whatever the step raised is recorded, and raised again by the driver
@@ -75,8 +75,7 @@ async def perform(
         settle_all(scope)
     scope.closed = outcome.text is None
     outcome.duration = clock.monotonic() - begun
-    if outcome.text is not None:
-        _keep_result(spec, outcome)
+    if outcome.text is not None and (spec.cost_fn is not None or spec.scorer is not None or ledger.strict):
         try:
             await _appraise(spec, scope, outcome, history)
         except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
@@ -101,27 +100,40 @@ def limit_in(error: BaseException, ledger: Ledger) -> BudgetExhausted | None:
     return next((limit for part in parts if (limit := limit_in(part, ledger))), None)
 
 
-async def ask(spec: LoopSpec[S], scope: Scope, fn: Callable[..., Any], *args: Any) -> Any:
+async def ask(spec: LoopSpec[S], fn: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the user's that may be sync or async; only async loops can wait for an answer."""
-    with entered(scope):
-        answer = deadline.call(fn, *args, deadline=None)
-        if not isawaitable(answer):
-            return answer
-        if not spec.is_async:
-            _drop(answer)
-            raise SpecError(f"{fn!r} gave something to await; only an `async def` loop can wait for it")
-        return await answer
+    answer = deadline.call(fn, *args, deadline=None)
+    if not isawaitable(answer):
+        return answer
+    if not spec.is_async:
+        _drop(answer)
+        raise SpecError(f"{fn!r} gave something to await; only an `async def` loop can wait for it")
+    return await answer
 
 
-async def _iterate(spec: LoopSpec[S], scope: Scope, state: S, limit: float | None) -> Any:
+async def _iterate(spec: LoopSpec[S], scope: Scope, state: S) -> Any:
     ledger = scope.account.ledger
-    with entered(scope), around(scope.lease.run_id, scope.step_n):
+    left = ledger.seconds_left()
+    limit = None if left is None else time.monotonic() + left
+    with around(scope.lease.run_id, scope.step_n):
         try:
             if spec.is_async:
                 return await deadline.call_async(spec.fn, state, deadline=limit, left=ledger.seconds_left)
             return deadline.call(spec.fn, state, deadline=limit, left=ledger.seconds_left)
         except StopAsyncIteration as error:  # it would end a stream as if all were well; StopIteration is like that
             raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
+
+
+def _keep_state(spec: LoopSpec[S], outcome: Outcome[S], value: Any, before: S, encode: Callable[[S], str]) -> None:
+    """Note the state that the function gave, with its text, and what else it gave in a `Done`."""
+    if isinstance(value, Done):
+        outcome.done, value = value, value.state
+    if value is None or type(value) is not type(before):  # else it can be a state: one like it was
+        value = _next_state(spec, value, spec.fn.__qualname__)
+    outcome.state = value
+    outcome.text = encode(value)
+    if outcome.done is not None:
+        _keep_result(spec, outcome.done, outcome)
 
 
 def _next_state(spec: LoopSpec[S], value: Any, giver: str) -> Any:
@@ -140,11 +152,11 @@ def _drop(awaitable: Any) -> None:
         awaitable.close()
 
 
-def _keep_result(spec: LoopSpec[S], outcome: Outcome[S]) -> None:
-    if outcome.done is None or outcome.done.result is None:
+def _keep_result(spec: LoopSpec[S], done: Done[S, Any], outcome: Outcome[S]) -> None:
+    if done.result is None:
         return
     try:
-        outcome.result = result_codec(spec, outcome.done.result).encode(outcome.done.result)
+        outcome.result = result_codec(spec, done.result).encode(done.result)
     except Exception as error:  # noqa: BLE001 - recorded with the step, and raised again by the driver
         outcome.flaw = error
 
@@ -158,7 +170,7 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], histor
     """Price and score a state; a scorer is asked even when the cost function failed, so that nothing paid is lost."""
     try:
         if spec.cost_fn is not None:
-            usd = await ask(spec, scope, spec.cost_fn, outcome.state)
+            usd = await ask(spec, spec.cost_fn, outcome.state)
             scope.charge_later(Charge(scope.step_n, _cost(spec.cost_fn, usd), 0, "cost_fn", spec.clock.now()))
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - as below
         _keep_flaw(outcome, error, scope.account.ledger)
@@ -166,7 +178,7 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], histor
     try:
         if spec.scorer is not None:
             scope.purpose = "scorer"
-            await _keep_score(spec, scope, outcome, spec.scorer, history)
+            await _keep_score(spec, outcome, spec.scorer, history)
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
         _keep_flaw(outcome, error, scope.account.ledger)
     if not scope.account.priced and scope.account.ledger.strict and scope.account.ledger.dollar_capped:
@@ -174,20 +186,18 @@ async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], histor
         outcome.flaw = outcome.flaw or CostError(message)
 
 
-async def _keep_score(
-    spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], scorer: Callable[..., Any], history: History
-) -> None:
+async def _keep_score(spec: LoopSpec[S], outcome: Outcome[S], scorer: Callable[..., Any], history: History) -> None:
     """Score the state; what would be the new best is scored as often as a strategy wants, and the mean counts.
 
     Where that breaks off the answers so far are kept, and there is no score: one lucky answer is not to be the best.
     """
-    score, times = _score(scorer, await ask(spec, scope, scorer, outcome.state)), askings(spec.strategies)
+    score, times = _score(scorer, await ask(spec, scorer, outcome.state)), askings(spec.strategies)
     if times > 1 and is_new_best(score, history, spec.direction):
         from statistics import mean
 
         outcome.scores = (score,)
         while len(outcome.scores) < times:
-            outcome.scores += (_score(scorer, await ask(spec, scope, scorer, outcome.state)),)
+            outcome.scores += (_score(scorer, await ask(spec, scorer, outcome.state)),)
         score = mean(outcome.scores)  # exact: that of equal answers is the answer
     outcome.score = score
 

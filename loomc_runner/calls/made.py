@@ -145,14 +145,19 @@ class Made:
                 if meter.nano_usd and not isinstance(torn, GeneratorExit):
                     write(self.scope, call=dataclasses.replace(entry, nano_usd=meter.nano_usd))
                 raise
-        ended = dataclasses.replace(
-            entry,
-            status=CallStatus.DONE if error is None else CallStatus.FAILED,
+        ended = Call(
+            entry.step_n,
+            entry.seq,
+            entry.name,
+            entry.key,
+            CallStatus.DONE if error is None else CallStatus.FAILED,
+            entry.started_at,
             result=text,
             error=None if error is None else in_words(error),
             category=None if error is None else category_of(error),
             nano_usd=meter.nano_usd,
             duration=clock.monotonic() - begun,
+            outer=entry.outer,
         )
         await self._put(ended)
         if error is not None:

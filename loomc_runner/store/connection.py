@@ -15,7 +15,7 @@ from typing import Literal
 
 from loomc_runner.errors import RunNotFound, SpecError, StoreBusy, StoreError
 from loomc_runner.store import schema
-from loomc_runner.store.sql import transaction
+from loomc_runner.store.sql import begin, end
 
 BUSY_MS = 5
 """How long SQLite itself waits for another writer before the caller is told."""
@@ -92,7 +92,7 @@ class SQLiteFile:
         return _Use(self, to_write=False)
 
     def _writing(self) -> _Writing:
-        return _Writing(_Use(self, to_write=not self.read_only))
+        return _Writing(self, to_write=not self.read_only)
 
     def current(self, *, to_write: bool) -> sqlite3.Connection:
         """The connection, opened when there is none to this very file; called with the lock held."""
@@ -172,31 +172,27 @@ class _Use:
             raise in_words(self._file.path, error) from error
 
 
-class _Writing:
+class _Writing(_Use):
     """The connection for the time of one transaction."""
 
-    __slots__ = ("_transaction", "_use")
-
-    def __init__(self, use: _Use) -> None:
-        self._use = use
+    __slots__ = ("_db",)
 
     def __enter__(self) -> sqlite3.Connection:
-        db = self._use.__enter__()
+        self._db = _Use.__enter__(self)
         try:
-            self._transaction = transaction(db)
-            self._transaction.__enter__()
+            begin(self._db)
         except BaseException as error:
-            self._use.__exit__(type(error), error, None)
+            _Use.__exit__(self, type(error), error, None)
             raise
-        return db
+        return self._db
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
-            self._transaction.__exit__(kind)
+            end(self._db, well=kind is None)
         except BaseException as second:
-            self._use.__exit__(type(second), second, None)
+            _Use.__exit__(self, type(second), second, None)
             raise
-        self._use.__exit__(kind, error, None)
+        _Use.__exit__(self, kind, error, None)
 
 
 def reader_mode(path: Path) -> str:

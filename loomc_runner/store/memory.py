@@ -31,13 +31,18 @@ from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletab
 
 R = TypeVar("R", Attempt, Call, Charge)
 
+COLUMNS = tuple(item.name for item in dataclasses.fields(Run))
+
 
 class MemoryStore:
-    """Runs in the memory of this process; they end with it."""
+    """Runs in the memory of this process; they end with it.
+
+    The row of a run is a dict of its fields, which a commit changes in place: a step changes a few of the many.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._runs: dict[str, Run] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, list[StepRecord[Any]]] = {}
         self._states: dict[str, dict[int, str]] = {}
         self._attempts: dict[str, list[Attempt]] = {}
@@ -51,19 +56,19 @@ class MemoryStore:
     def create_run(self, run: Run, state: str) -> Lease:
         """Insert the run with its initial state and own it."""
         with self._lock:
-            if run.id in self._runs:
+            if run.id in self._rows:
                 raise RunLocked(f"run {run.id} has just been started elsewhere; resume it when that has ended")
             control = self._asked_of(run.parent_run_id)
-            run = dataclasses.replace(run, owner="memory", epoch=1, in_flight_mark=self._mark, control=control)
-            self._runs[run.id] = run
+            row = {name: getattr(run, name) for name in COLUMNS}
+            self._rows[run.id] = row | {"owner": "memory", "epoch": 1, "in_flight_mark": self._mark, "control": control}
             self._states[run.id] = {INITIAL: state}
             self._steps[run.id], self._attempts[run.id], self._charges[run.id] = [], [], []
         return Lease(run.id, "memory", 1, os.getpid())
 
     def _asked_of(self, run_id: str | None) -> Control | None:
         """What is asked of a parent holds for the child runs that it begins or goes on with."""
-        parent = self._runs.get(run_id or "")
-        return None if parent is None else parent.control
+        parent = self._rows.get(run_id or "")
+        return None if parent is None else parent["control"]
 
     def claim(self, run_id: str, resumption: Resumption) -> Claim:
         """Own an existing run; a step that was in flight is closed and charged."""
@@ -74,8 +79,9 @@ class MemoryStore:
             if run.in_flight is not None:
                 self._close_in_flight(run, resumption)
             progress = self._progress(run_id)
-            run = dataclasses.replace(
-                self._runs[run_id],
+            self._rows[run_id].update(
+                status=RunStatus.RUNNING,
+                stop_reason=None,
                 owner="memory",
                 epoch=run.epoch + 1,
                 resumes=run.resumes + 1,
@@ -93,25 +99,32 @@ class MemoryStore:
                 progress=progress,
                 stuck=resumption.stuck(run, progress),
             )
-            self._runs[run_id] = dataclasses.replace(run, status=RunStatus.RUNNING, stop_reason=None)
+            run = dataclasses.replace(self.get_run(run_id), status=run.status, stop_reason=run.stop_reason)
             return Claim(Lease(run_id, "memory", run.epoch, os.getpid()), run, *self.subtree(run_id))
 
     def commit(self, lease: Lease, transition: Transition) -> Control | None:
         """Store one transition of a run, and tell what somebody asks of it."""
-        change = transition
+        change, run_id = transition, lease.run_id
         with self._lock:
-            run = self._runs.get(lease.run_id)
-            late_charge = change.keep_in_flight and change.status is RunStatus.RUNNING
-            if run is None or lease != Lease(run.id, "memory", run.epoch, os.getpid()):
-                raise RunLost(f"run {lease.run_id} was taken over elsewhere; nothing more is written to it here")
-            if run.status is not RunStatus.RUNNING and not late_charge:
-                raise RunLost(f"run {run.id} has ended; nothing more is written to it here")
+            row = self._rows.get(run_id)
+            if row is None or lease.epoch != row["epoch"] or lease.pid != os.getpid():
+                raise RunLost(f"run {run_id} was taken over elsewhere; nothing more is written to it here")
+            if row["status"] is not RunStatus.RUNNING and not change.is_late:
+                raise RunLost(f"run {run_id} has ended; nothing more is written to it here")
             if change.step is not None:
-                self._add_step(run.id, change.step, change.state)
-            spent = [self._charge(run.id, charge) for charge in change.charges]
-            self._add_insides(run.id, change)
-            self._runs[run.id] = self._advanced(run, change, sum(n for n, _ in spent), sum(t for _, t in spent))
-            return run.control
+                self._add_step(run_id, change.step, change.state)
+            new = self._advanced(row, change)
+            for charge in change.charges:
+                nano_usd, tokens = self._charge(run_id, charge)
+                new["nano_usd"], new["tokens"] = new["nano_usd"] + nano_usd, new["tokens"] + tokens
+            if not change.keep_in_flight:
+                new["in_flight_mark"] = self._mark
+            if change.notes is not None:
+                new["notes"] = change.notes
+            self._add_insides(run_id, change)
+            control: Control | None = row["control"]
+            row.update(new)
+            return control
 
     def _charge(self, run_id: str, charge: Charge) -> tuple[int, int]:
         """Add a charge, or put it in the place of the one with its key; how much more is spent now."""
@@ -178,7 +191,7 @@ class MemoryStore:
         with self._lock:
             for run in {run.id: run for run in (self.get_run(run_id), *self._open_family(run_id))}.values():
                 if run.status is RunStatus.RUNNING:
-                    self._runs[run.id] = dataclasses.replace(self._runs[run.id], control=control)
+                    self._rows[run.id]["control"] = control
                 elif ends := ended_by(control, run):
                     self._stop(run, RunStatus(ends[0]), ends[1], at)
                     self._withdraw_all(*([run.id] if control is Control.CANCEL else []))
@@ -188,7 +201,7 @@ class MemoryStore:
         """Add tags to a run, or take some away."""
         with self._lock:
             tags = tagged(self.get_run(run_id), add, remove)
-            self._runs[run_id] = dataclasses.replace(self._runs[run_id], tags=tags)
+            self._rows[run_id]["tags"] = tags
         return tags
 
     def delete(self, run_ids: Sequence[str]) -> None:
@@ -197,8 +210,8 @@ class MemoryStore:
             for run_id in run_ids:
                 self.get_run(run_id)
             doomed = {name: self.get_run(name) for run_id in run_ids for name in self._family(run_id)}
-            check_deletable(doomed, self._runs.__contains__)
-            tables: tuple[dict[str, Any], ...] = (self._runs, self._states, self._steps, self._attempts, self._charges)
+            check_deletable(doomed, self._rows.__contains__)
+            tables: tuple[dict[str, Any], ...] = (self._rows, self._states, self._steps, self._attempts, self._charges)
             for table in (*tables, self._calls):
                 for name in doomed:
                     table.pop(name, None)
@@ -210,10 +223,7 @@ class MemoryStore:
         return [run for name in self._family(run_id) if (run := self.get_run(name)).status not in ENDED]
 
     def _stop(self, run: Run, status: RunStatus, reason: str, at: datetime) -> None:
-        known = self._runs[run.id]
-        self._runs[run.id] = dataclasses.replace(
-            known, status=status, stop_reason=reason, owner=None, control=None, updated_at=at
-        )
+        self._rows[run.id].update(status=status, stop_reason=reason, owner=None, control=None, updated_at=at)
 
     def _progress(self, run_id: str) -> int:
         family = self._family(run_id)
@@ -221,35 +231,37 @@ class MemoryStore:
             call for name in family for call in self._calls.get(name, {}).values() if call.status is CallStatus.DONE
         ]
         answers = [question for question in self.questions(run_id) if question.answer is not None]
-        return sum(self._runs[name].steps for name in family) + len(done) + len(answers)
+        steps: int = sum(self._rows[name]["steps"] for name in family)
+        return steps + len(done) + len(answers)
 
-    def _advanced(self, run: Run, change: Transition, nano_usd: int, tokens: int) -> Run:
-        new: dict[str, Any] = {"nano_usd": run.nano_usd + nano_usd, "tokens": run.tokens + tokens}
-        if change.notes is not None:
-            new["notes"] = change.notes
+    @staticmethod
+    def _advanced(row: dict[str, Any], change: Transition) -> dict[str, Any]:
+        """What a commit changes in the row of its run, before its charges are counted."""
+        if change.is_late:
+            return {"nano_usd": row["nano_usd"], "tokens": row["tokens"]}
         ended = change.status is not RunStatus.RUNNING
-        if ended or not change.keep_in_flight:
-            new |= {
-                "updated_at": change.at,
-                "steps": run.steps + (change.step is not None),
-                "worked": run.worked + change.worked,
-                "best_step": run.best_step if change.best_step is None else change.best_step,
-                "dearest_nano": max(run.dearest_nano, change.dearest_nano),
-            }
+        new: dict[str, Any] = {
+            "nano_usd": row["nano_usd"],
+            "tokens": row["tokens"],
+            "updated_at": change.at,
+            "steps": row["steps"] + (change.step is not None),
+            "worked": row["worked"] + change.worked,
+            "best_step": row["best_step"] if change.best_step is None else change.best_step,
+            "dearest_nano": max(row["dearest_nano"], change.dearest_nano),
+        }
+        if not change.keep_in_flight:
+            new["in_flight"], new["reserved_nano"] = None if ended else change.in_flight, change.reserved_nano
         if ended:
             new |= {"status": change.status, "stop_reason": change.stop_reason, "owner": None, "control": None}
-            new["result"] = run.result if change.result is None else change.result
-        if not change.keep_in_flight:
-            new |= {"in_flight": None if ended else change.in_flight, "in_flight_mark": self._mark}
-            new["reserved_nano"] = change.reserved_nano
-        return dataclasses.replace(run, **new)
+            new["result"] = row["result"] if change.result is None else change.result
+        return new
 
     def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
         """Charge the step that was cut off, after those of the child runs that were cut off with it."""
         for child in self.list_runs(parent=run.id):
             if child.in_flight is not None and child.status is not RunStatus.RUNNING:
                 self._close_in_flight(child, resumption)
-                self._runs[child.id] = dataclasses.replace(self._runs[child.id], in_flight=None, reserved_nano=0)
+                self._rows[child.id].update(in_flight=None, reserved_nano=0)
         step_n = run.in_flight or 0
         family = self._family(run.id)
         since = [c for name in family for mark, c in self._charges[name] if mark > run.in_flight_mark]
@@ -259,9 +271,8 @@ class MemoryStore:
             charge = Charge(step_n, nano, 0, "the step was cut off", resumption.at, estimated=True)
             self._mark += 1
             self._charges[run.id].append((self._mark, charge))
-            self._runs[run.id] = dataclasses.replace(run, nano_usd=run.nano_usd + nano)
-        known = self._runs[run.id]
-        self._runs[run.id] = dataclasses.replace(known, dearest_nano=max(known.dearest_nano, nano))
+            self._rows[run.id]["nano_usd"] += nano
+        self._rows[run.id]["dearest_nano"] = max(run.dearest_nano, nano)
         reason = "interrupted: the process ended" if run.status is RunStatus.INTERRUPTED else run.stop_reason
         self._add_attempt(run.id, Attempt(step_n, 0, reason or "interrupted", "interrupted", nano, run.updated_at, 0.0))
 
@@ -280,22 +291,22 @@ class MemoryStore:
         if step.step_n in states:
             raise StoreError(f"run {run_id} has a step {step.step_n} already")
         states[step.step_n] = states[step.parent_n] if state is None else state
-        self._steps[run_id].append(dataclasses.replace(step, read_state=no_state))
+        self._steps[run_id].append(step)
 
     def _add_attempt(self, run_id: str, attempt: Attempt) -> None:
         number = sum(1 for other in self._attempts[run_id] if other.step_n == attempt.step_n)
         self._attempts[run_id].append(dataclasses.replace(attempt, attempt=number))
 
     def _family(self, run_id: str) -> list[str]:
-        children = [run.id for run in self._runs.values() if run.parent_run_id == run_id]
+        children = [name for name, row in self._rows.items() if row["parent_run_id"] == run_id]
         return [run_id, *(name for child in children for name in self._family(child))]
 
     def get_run(self, run_id: str) -> Run:
         """The run."""
         with self._lock:
-            if run_id not in self._runs:
+            if run_id not in self._rows:
                 raise RunNotFound(f"there is no run {run_id} in memory; runs in memory end with their process")
-            run = self._runs[run_id]
+            run = Run(**self._rows[run_id])
             orphaned = run.status is RunStatus.RUNNING and (not run.owner or os.getpid() != self._pid)
             return dataclasses.replace(run, status=RunStatus.INTERRUPTED) if orphaned else run
 
@@ -313,7 +324,7 @@ class MemoryStore:
     ) -> Sequence[Run]:
         """Runs, newest first."""
         with self._lock:
-            runs = sorted(map(self.get_run, self._runs), key=lambda run: run.id)
+            runs = sorted(map(self.get_run, self._rows), key=lambda run: run.id)
         runs.sort(key=lambda run: run.created_at, reverse=True)
         found = [
             run
@@ -330,7 +341,8 @@ class MemoryStore:
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
         """The committed steps of a window, in order."""
         with self._lock:
-            return self._steps.get(run_id, [])[max(start, 0) : stop]
+            found = self._steps.get(run_id, [])[max(start, 0) : stop]
+        return [dataclasses.replace(step, read_state=no_state) for step in found]
 
     def state(self, run_id: str, step_n: int) -> str:
         """The state after a step as JSON text."""
@@ -376,8 +388,8 @@ class MemoryStore:
     def subtree(self, run_id: str) -> tuple[int, int]:
         """Nano-dollars and tokens of a run together with all its child runs."""
         with self._lock:
-            runs = [self._runs[name] for name in self._family(run_id) if name in self._runs]
-            return sum(run.nano_usd for run in runs), sum(run.tokens for run in runs)
+            rows = [self._rows[name] for name in self._family(run_id) if name in self._rows]
+            return sum(row["nano_usd"] for row in rows), sum(row["tokens"] for row in rows)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -156,32 +157,38 @@ CHILDREN_OF = "SELECT id FROM runs WHERE parent_run_id = ? AND parent_step = ?"
 SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges WHERE id > ? AND run_id IN family"
 
 
-class transaction:  # noqa: N801 - used as `with transaction(db):`
+def begin(db: sqlite3.Connection) -> None:
+    """Begin to write, as the only writer, what is written until `end` all of it or not at all."""
+    if db.in_transaction:  # what a Ctrl-C left open, which came as one was being begun
+        db.execute("ROLLBACK")
+    try:
+        db.execute("BEGIN IMMEDIATE")
+    except BaseException:  # a Ctrl-C may come right after it
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def end(db: sqlite3.Connection, *, well: bool) -> None:
+    """Commit what was written since `begin`; where it did not go well, or cannot be committed, nothing of it stays."""
+    try:
+        if well:
+            db.execute("COMMIT")
+    finally:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
     """Write all of it or nothing, as the only writer."""
-
-    __slots__ = ("_db",)
-
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> None:
-        self._roll_back()  # what a Ctrl-C left open, which came as this was being entered
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-        except BaseException:  # a Ctrl-C may come right after it
-            self._roll_back()
-            raise
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-        finally:
-            self._roll_back()
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+    begin(db)
+    try:
+        yield
+    except BaseException:
+        end(db, well=False)
+        raise
+    end(db, well=True)
 
 
 def put(db: sqlite3.Connection, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:

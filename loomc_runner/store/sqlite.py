@@ -187,7 +187,7 @@ class SQLite(SQLiteReader):
         db: sqlite3.Connection, lease: Lease, change: Transition, spent: tuple[int, int], control: Control | None
     ) -> bool:
         """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
-        if change.keep_in_flight and change.status is RunStatus.RUNNING:
+        if change.is_late:
             return db.execute(sql.SPEND, (*spent, lease.run_id, lease.epoch)).rowcount == 1
         at = change.at.isoformat()
         totals = (int(change.step is not None), *spent, change.worked, change.best_step, change.dearest_nano)

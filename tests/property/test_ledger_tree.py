@@ -136,7 +136,7 @@ class LedgerTree(RuleBasedStateMachine):
     @rule(target=steps, run=runs, expected=cents)
     def open(self, run: Run, expected: int) -> object:
         """A step is opened, or refused by the outermost run in which it does not fit."""
-        run.ledger.budget = Budget(usd=run.ledger.budget.usd, step_usd=expected / 100)
+        run.ledger.declared = expected * CENT
         used_up = [other for other in run.lineage if other.is_used_up]
         step = Step(run, OpenStep(run.ledger, expected * CENT))
         refused = used_up or [other for other in run.lineage if other.is_overdrawn]

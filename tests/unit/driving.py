@@ -13,8 +13,8 @@ from inspect import isawaitable, iscoroutine
 from typing import Any
 
 from loomc_runner import loop
+from loomc_runner.clock import Clock
 from loomc_runner.store import Store
-from loomc_runner.testing import FakeClock
 
 
 @dataclass
@@ -40,7 +40,7 @@ def doing(act: Callable[[], object], step: Callable[[Draft], Draft] = grow) -> C
     return both
 
 
-def timed(refine: Any, clock: FakeClock) -> Any:
+def timed(refine: Any, clock: Clock) -> Any:
     """The same loop with a clock that is moved by hand."""
     return type(refine)(dataclasses.replace(refine.spec, clock=clock))
 

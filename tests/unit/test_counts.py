@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 from anthropic import Anthropic
+from driving import timed
 from pydantic import BaseModel
 
+import loomc_runner
 from loomc_runner import BestScore, Budget, loop, spend, tool, track
+from loomc_runner.clock import Clock, SystemClock
 from loomc_runner.state import Codec
 from loomc_runner.store.difference import difference
 from loomc_runner.store.sqlite import SQLite
@@ -69,6 +75,9 @@ def per_step(tmp_path: Path, work: Any, **options: Any) -> dict[str, float]:
 BARE = {"BEGIN": 1, "UPDATE": 1, "INSERT": 1, "COMMIT": 1, "a state": 1}
 """A step inserts itself and updates its run, in one transaction, and its state is written once."""
 
+MOST_CALLS = 70
+"""Functions and methods of this package that a step of a loop in memory calls."""
+
 CASES: list[tuple[Any, dict[str, Any], dict[str, float]]] = [
     (lambda: spend(usd=0), {}, {"BEGIN": 1, "UPDATE": 1, "INSERT": 1, "COMMIT": 1}),
     (lambda: None, {"cost_fn": lambda _: 0.001}, {"INSERT": 1}),
@@ -81,6 +90,64 @@ def test_a_step_is_one_commit_and_a_charge_in_it_another(
 ) -> None:
     """A charge is stored at once, in a commit of its own; what a cost function says comes with the step's."""
     assert per_step(tmp_path, work, **options) == {word: BARE[word] + more.get(word, 0) for word in BARE}
+
+
+class CountingClock(SystemClock):
+    """The machine's clock, which counts how often it is read."""
+
+    def __init__(self) -> None:
+        self.reads = Counter[str]()
+
+    def now(self) -> datetime:
+        """The date and time."""
+        self.reads["date"] += 1
+        return super().now()
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        self.reads["seconds"] += 1
+        return super().monotonic()
+
+
+def run_of(steps: int, clock: Clock) -> None:
+    """A run in memory that does nothing."""
+
+    @loop(checkpoint="memory", name="tests:counted", budget=Budget(iterations=steps))
+    def count(draft: Draft) -> Draft:
+        return Draft(n=draft.n + 1)
+
+    timed(count, clock).run(Draft())
+
+
+def test_a_step_looks_at_the_clock_no_more_than_it_must() -> None:
+    """The date once, for the record; seconds for the working time and for how long the function ran."""
+    found = []
+    for steps in (STEPS, 2 * STEPS):
+        clock = CountingClock()
+        run_of(steps, clock)
+        found.append(clock.reads)
+    assert {name: (found[1][name] - found[0][name]) / STEPS for name in found[1]} == {"date": 1, "seconds": 5}
+
+
+def test_a_step_is_a_few_calls_of_ours() -> None:
+    """What a step of a loop in memory costs is what is called for it, so each layer more is seen here."""
+    ours = str(Path(loomc_runner.__file__).parent)
+    found = []
+    for steps in (STEPS, 2 * STEPS):
+        calls = Counter[str]()
+
+        def note(frame: FrameType, event: str, _: Any, calls: Counter[str] = calls) -> None:
+            if event == "call" and frame.f_code.co_filename.startswith(ours):
+                calls[frame.f_code.co_qualname] += 1
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            run_of(steps, SystemClock())
+        finally:
+            sys.setprofile(before)
+        found.append(calls.total())
+    assert (found[1] - found[0]) / STEPS < MOST_CALLS
 
 
 def test_a_durable_call_is_two_commits(tmp_path: Path) -> None:
