@@ -193,7 +193,7 @@ def _change(
     """All that a try of a step changes in its run."""
     ledger, journal = cursor.ledger, scope.journal
     over = journal is not None and (step is not None or scope.left is not None)
-    return Transition(
+    change = Transition(
         at=cursor.spec.clock.now() if step is None else step.timestamp,
         step=step,
         state=outcome.text,
@@ -211,6 +211,7 @@ def _change(
         result=outcome.result,
         notes=_notes(cursor, scope, outcome, step),
     )
+    return change if cursor.keeper is None else cursor.keeper.thinned(change, verdict.next_n)
 
 
 def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -27,7 +27,8 @@ from loomc_runner.records import (
     Transition,
     no_state,
 )
-from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, ended_by, tagged
+from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, check_idle, ended_by, tagged
+from loomc_runner.store.dropping import States, drop_results, drop_states, kept_state
 
 R = TypeVar("R", Attempt, Call, Charge)
 
@@ -39,7 +40,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = {}
         self._steps: dict[str, list[StepRecord[Any]]] = {}
-        self._states: dict[str, dict[int, str]] = {}
+        self._states: dict[str, States] = {}
         self._attempts: dict[str, list[Attempt]] = {}
         self._charges: dict[str, list[tuple[int, Charge]]] = {}
         self._calls: dict[str, dict[tuple[int, int], Call]] = {}
@@ -110,6 +111,9 @@ class MemoryStore:
                 self._add_step(run.id, change.step, change.state)
             spent = [self._charge(run.id, charge) for charge in change.charges]
             self._add_insides(run.id, change)
+            drop_states(self._states[run.id], self._steps[run.id], change.dropped)
+            if change.step is not None:
+                drop_results(self._calls.get(run.id, {}), [change.step.step_n], change.longest_result)
             self._runs[run.id] = self._advanced(run, change, sum(n for n, _ in spent), sum(t for _, t in spent))
             return run.control
 
@@ -204,6 +208,13 @@ class MemoryStore:
                     table.pop(name, None)
             self._questions = {key: asked for key, asked in self._questions.items() if key[0] not in doomed}
             self._breakers = [(name, change) for name, change in self._breakers if name not in doomed]
+
+    def drop_states(self, run_id: str, steps: Collection[int], *, longest_result: int | None = None) -> None:
+        """Drop the states of some steps of a run that nobody works on, and its long results."""
+        with self._lock:
+            check_idle(run := self.get_run(run_id))
+            drop_states(self._states[run_id], self._steps[run_id], steps)
+            drop_results(self._calls.get(run_id, {}), range(run.steps), longest_result)
 
     def _open_family(self, run_id: str) -> list[Run]:
         """A run and its child runs, those that have not ended."""
@@ -335,10 +346,7 @@ class MemoryStore:
     def state(self, run_id: str, step_n: int) -> str:
         """The state after a step as JSON text."""
         with self._lock:
-            try:
-                return self._states[run_id][step_n]
-            except KeyError:
-                raise RunNotFound(f"run {run_id} has no step {step_n}") from None
+            return kept_state(run_id, self._states.get(run_id, {}), step_n)
 
     def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
         """The failed and cut-off tries of a window of steps, in order."""
