@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -123,39 +124,44 @@ ways: st.SearchStrategy[list[Any]] = st.sampled_from([[], [BestScore()], [BestSc
 @settings(deadline=None)
 @given(
     keep=policies,
-    acts=st.lists(st.integers(0, 40), min_size=1, max_size=130),
-    fails=st.sets(st.integers(0, 130), max_size=12),
+    length=st.integers(1, 150),
+    most=st.sampled_from([3, 40, 1_000]),
+    failing=st.sampled_from([0.0, 0.2]),
+    chance=st.randoms(use_true_random=False),
     strategies=ways,
-    cuts=st.sets(st.integers(1, 130), max_size=4),
+    lives=st.integers(1, 5),
     on_disk=st.booleans(),
 )
 def test_what_is_to_be_kept_is_kept_and_right(
     tmp_path_factory: pytest.TempPathFactory,
     keep: Keep,
-    acts: list[int],
-    fails: set[int],
+    length: int,
+    most: int,
+    failing: float,
+    chance: random.Random,
     strategies: list[Any],
-    cuts: set[int],
+    lives: int,
     on_disk: bool,
 ) -> None:
     """The run goes its way as without it; each kept state is that of an undisturbed run, the others are dropped."""
+    acts = [chance.randint(0, most) for _ in range(length)]
     if len(strategies) == 2:
-        acts = [FAILS if n in fails else act for n, act in enumerate(acts)]
-    lives = [*sorted(cut for cut in cuts if cut < len(acts)), len(acts)]
+        acts = [FAILS if chance.random() < failing else act for act in acts]
+    cuts = [*sorted(chance.sample(range(1, length), min(lives, length) - 1)), length]
     plain = MemoryStore()
-    life(plain, acts, strategies, None, [len(acts)])
+    life(plain, acts, strategies, None, [length])
     store: Store = SQLite(tmp_path_factory.mktemp("keep") / "k.db", durability="process") if on_disk else MemoryStore()
-    life(store, acts, strategies, keep, lives)
-    rows, expected = plain.steps("r"), states(plain, len(acts))
+    life(store, acts, strategies, keep, cuts)
+    rows, expected = plain.steps("r"), states(plain, length)
     assert [row_of(row) for row in store.steps("r")] == [row_of(row) for row in rows]
-    kept = states(store, len(acts))
+    kept = states(store, length)
     assert kept == {n: expected[n] for n in kept}
     assert wanted(keep, rows) <= kept.keys()
     assert [row.step_n for row in store.steps("r") if not row.state_dropped] == sorted(kept.keys() - {-1})
     gone, must_go = expected.keys() - kept.keys(), dropped(keep, rows)
     assert gone <= must_go
-    assert len(must_go - gone) <= (len(lives) - 1) * ((keep.best or 0) + 8)
-    if len(lives) == 1:
+    assert len(must_go - gone) <= (len(cuts) - 1) * ((keep.best or 0) + 8)
+    if len(cuts) == 1:
         assert gone == must_go
     assert list(verify(store, store.get_run("r"))) == []
     store.close()
@@ -164,16 +170,17 @@ def test_what_is_to_be_kept_is_kept_and_right(
 @settings(deadline=None, max_examples=50)
 @given(
     last=st.integers(2, 30),
-    by=st.lists(st.integers(0, 29), min_size=1, max_size=7),
-    cuts=st.sets(st.integers(1, 100), max_size=3),
+    by=st.lists(st.integers(0, 29), min_size=2, max_size=7),
+    cuts=st.sets(st.integers(1, 150), max_size=3),
 )
 def test_a_strategy_may_go_back_as_far_as_states_are_kept(last: int, by: list[int], cuts: set[int]) -> None:
     """Any of the newest steps is there to go back to, and the way from there is as without it."""
     shorter = [n % last for n in by]
-    lives, acts = [*sorted(cuts), 101], [7] * 101
+    lives, acts = [*sorted(cuts), 151], [7] * 151
     plain, store = MemoryStore(), MemoryStore()
-    life(plain, acts, [back(shorter)], None, [101])
+    life(plain, acts, [back(shorter)], None, [151])
     life(store, acts, [back(shorter)], Keep(last=last), lives)
     assert [row_of(row) for row in store.steps("r")] == [row_of(row) for row in plain.steps("r")]
-    expected = states(plain, 101)
-    assert states(store, 101).items() <= expected.items()
+    kept, expected = states(store, 151), states(plain, 151)
+    assert kept.items() <= expected.items()
+    assert len(kept) <= last + Keep(last=last).batch + 8 * len(lives)
