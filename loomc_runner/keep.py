@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -78,11 +78,11 @@ class Keep:
         return step_n == INITIAL or (self.every is not None and step_n % self.every == 0)
 
 
-def way(history: History, step_n: int, length: int) -> Iterator[int]:
+def way(read: Callable[[int], StepRecord[Any]], step_n: int, length: int) -> Iterator[int]:
     """A step and those it came from, so many of them that did not fail."""
     while step_n != INITIAL and length > 0:
         yield step_n
-        step = history[step_n]
+        step = read(step_n)
         length -= step.error is None
         step_n = step.parent_n
 
@@ -158,7 +158,7 @@ class Keeper:
     def _needed(self, step: StepRecord[Any], goes_on: Iterable[int]) -> set[int]:
         """The steps whose states the run itself may ask for, after this one."""
         ends = {step.step_n, *goes_on, *(n for n in (step.restored_n, step.best_n) if n is not None)}
-        return {n for end in ends for n in way(self._history, end, self._reach)}
+        return {n for end in ends for n in way(self._history.__getitem__, end, self._reach)}
 
 
 def _bests(history: History) -> Iterator[StepRecord[Any]]:
