@@ -53,6 +53,7 @@ if _TYPE_CHECKING:
         WaitingForAnswer,
     )
     from loomc_runner.handle import AsyncLoop, Loop
+    from loomc_runner.keep import Keep
     from loomc_runner.notices import BudgetNotice
     from loomc_runner.providers import AnthropicAdapter, OpenAIAdapter, Price, cost_of, track
     from loomc_runner.questions import Approval, ask
@@ -86,6 +87,7 @@ __all__ = [
     "Guarded",
     "JudgeError",
     "Judgement",
+    "Keep",
     "LastGood",
     "LoomcError",
     "LoomcWarning",
@@ -156,6 +158,7 @@ _HOMES = {
         "StoreError WaitingForAnswer"
     ),
     "handle": "AsyncLoop Loop",
+    "keep": "Keep",
     "notices": "BudgetNotice",
     "providers": "AnthropicAdapter OpenAIAdapter Price cost_of track",
     "questions": "Approval ask",

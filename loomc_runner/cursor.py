@@ -11,6 +11,7 @@ from loomc_runner.context import Halt
 from loomc_runner.history import History
 from loomc_runner.interrupt import Watch
 from loomc_runner.journal import Journal
+from loomc_runner.keep import Keeper
 from loomc_runner.ledger import Ledger, OpenStep
 from loomc_runner.records import Lease, RunStatus, StepRecord, Transition
 from loomc_runner.spec import LoopSpec
@@ -49,6 +50,7 @@ class Cursor(Generic[S]):
     `journal` is what is on record of the next step, when that was tried before; `tried` how often it failed here,
     `delay` after how many seconds it is tried again.
     `told` keeps how much of each limit was said to be used up.
+    `keeper` says which states are not kept any more; None keeps them all.
     `halt` tells whether a run beside it has failed, so that it is to stop;
     `watch` looks whether an async run is to pause now; `lock` is what threads share the scope of a step by.
     """
@@ -72,10 +74,15 @@ class Cursor(Generic[S]):
     journal: Journal | None = None
     tried: int = 0
     delay: float | None = None
+    keeper: Keeper | None = None
     halt: Halt | None = None
     told: dict[str, int] = field(default_factory=dict)
     watch: Watch = field(default_factory=Watch)
     lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        if self.spec.keep is not None:
+            self.keeper = Keeper(self.spec.keep, self.history, self.spec.direction, self.spec.looks_back)
 
     @property
     def stopped(self) -> bool:

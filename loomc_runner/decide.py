@@ -199,12 +199,14 @@ def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:
     """The step to go on from that the first strategy names, or None.
 
     Raises:
-        SpecError: When it is none of the steps there are.
+        SpecError: When it is none of the steps there are, or its state was dropped.
     """
     for strategy in strategies:
         if (target := strategy(history)) is not None:
             if isinstance(target, bool) or not isinstance(target, int) or not INITIAL <= target < len(history):
                 raise SpecError(f"{strategy} must return the number of a step (-1: the initial state), not {target!r}")
+            if history.is_dropped(target):
+                raise SpecError(f"{strategy} goes back to step {target}, whose state keep= or a prune has dropped")
             return target
     return None
 

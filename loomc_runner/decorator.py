@@ -12,6 +12,7 @@ from loomc_runner.backtrack import Strategy
 from loomc_runner.budget import Budget
 from loomc_runner.converge import Detector, Escalate
 from loomc_runner.handle import AsyncLoop, Loop, look_like
+from loomc_runner.keep import Keep
 from loomc_runner.notices import BudgetNotice
 from loomc_runner.records import Done, StepRecord
 from loomc_runner.retry import Retry
@@ -97,6 +98,7 @@ def loop(
     migrate: Callable[[Any], Any] | None = None,
     on_step: OnStep | Sequence[OnStep] | None = None,
     on_budget: OnBudget | Sequence[OnBudget] | None = None,
+    keep: Keep | None = None,
     progress: bool = False,
     name: str | None = None,
     tags: Sequence[str] = (),
@@ -116,6 +118,7 @@ def loop(
     migrate: Callable[[Any], Any] | None = None,
     on_step: OnStep | Sequence[OnStep] | None = None,
     on_budget: OnBudget | Sequence[OnBudget] | None = None,
+    keep: Keep | None = None,
     progress: bool = False,
     name: str | None = None,
     tags: Sequence[str] = (),
@@ -141,6 +144,8 @@ def loop(
         on_budget: A function, or several, that is told when 50, 80 and 100 percent of a limit are used up, with a
             `BudgetNotice`: once each, after the try of a step in which it came to that, and not again after a resume.
             Otherwise as `on_step`.
+        keep: Which states are kept, `Keep(every=10, best=3)`; the others are dropped as the run goes on, which keeps
+            the database small. Without it all are. Child loops have their own.
         progress: Show each run live on standard error; `run(..., progress=True)` does it for one run.
         name: How runs name this loop, instead of `module:qualname`. Give one when the function may move.
         tags: Words that `loomc runs` shows and exports carry.
@@ -165,6 +170,7 @@ def loop(
                 migrate=migrate,
                 on_step=on_step,
                 on_budget=on_budget,
+                keep=keep,
                 progress=progress,
                 name=name,
                 tags=tags,

@@ -223,7 +223,7 @@ def _change(
         change.superseded = journal.superseded() if step is not None else ()
     if journal is not None or ledger.dollar_capped:
         change.notes = _notes(cursor, scope, outcome, step)
-    return change
+    return change if cursor.keeper is None else cursor.keeper.thinned(change, verdict.next_n)
 
 
 def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:

@@ -109,7 +109,23 @@ class RunNotFound(LoomcError, LookupError):
 
 
 class StateDropped(LoomcError, LookupError):
-    """The state of the step was dropped to save room, by `keep=` of the loop or `loomc prune --states`."""
+    """The state of the step was dropped to save room, by `keep=` of the loop or `loomc prune --states`.
+
+    Attributes:
+        step_n: The step.
+        nearest: The steps before and after it whose states are kept; -1 is the initial state.
+    """
+
+    def __init__(self, run_id: str, step_n: int, nearest: tuple[int, ...] = ()) -> None:
+        self.run_id = run_id
+        self.step_n = step_n
+        self.nearest = nearest
+        super().__init__(run_id, step_n, nearest)
+
+    def __str__(self) -> str:
+        names = [f"that of step {n}" if n >= 0 else "the initial state" for n in self.nearest]
+        kept = f"the nearest kept is {' or '.join(names)}" if names else "none is kept"
+        return f"the state of step {self.step_n} of run {self.run_id} was dropped to save room; {kept}"
 
 
 class RunLocked(LoomcError):

@@ -14,21 +14,31 @@ from itertools import islice
 from typing import Any, TextIO
 
 from loomc_runner.records import NANO, Attempt, BreakerChange, Call, Charge, Question, Run, StepRecord
-from loomc_runner.report import Limit, initial_state, page_attempts, page_calls, page_charges, page_steps, printable
+from loomc_runner.report import (
+    Limit,
+    initial_state,
+    kept_state,
+    page_attempts,
+    page_calls,
+    page_charges,
+    page_steps,
+    printable,
+)
 from loomc_runner.store import Store
 
 FORMAT = "loomc.run/1"
 
 CSV_COLUMNS = (
     *("step_n", "parent_n", "score", "cost_usd", "tokens", "timestamp", "duration", "error", "decision", "best_n"),
-    *("scores", "state"),
+    *("scores", "state_dropped", "state"),
 )
 
 
 def write_json(store: Store, run: Run, out: TextIO) -> None:
     """One JSON object: `format`, `run`, `initial_state`, `steps` with states, and what happened in and between them.
 
-    That is `attempts`, `calls`, `questions`, `charges`, `breakers` and `children`.
+    That is `attempts`, `calls`, `questions`, `charges`, `breakers` and `children`. Of a state that was dropped `state`
+    is null and `state_dropped` true.
     """
     head = {"format": FORMAT, "run": run_json(store, run), "initial_state": _initial_state(store, run)}
     write_object(out, head, lists_of(store, run))
@@ -45,13 +55,17 @@ def write_jsonl(store: Store, run: Run, out: TextIO) -> None:
 
 
 def write_csv(store: Store, run: Run, out: TextIO) -> None:
-    """One row a step; several scores, and the state in the last column, are JSON; errors stand on one line."""
+    """One row a step; several scores, and the state in the last column, are JSON; errors stand on one line.
+
+    The state is empty where it was dropped.
+    """
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in _steps(store, run):
         error = None if row["error"] is None else printable(row["error"])
         scores = json.dumps(row["scores"]) if row["scores"] else None
-        writer.writerow({**row, "error": error, "scores": scores, "state": json.dumps(row["state"])})
+        state = None if row["state_dropped"] else json.dumps(row["state"])
+        writer.writerow({**row, "error": error, "scores": scores, "state": state})
 
 
 WRITERS = {"json": write_json, "jsonl": write_jsonl, "csv": write_csv}
@@ -107,7 +121,8 @@ def run_json(store: Store, run: Run) -> dict[str, Any]:
 def step_json(step: StepRecord[Any]) -> dict[str, Any]:
     """A step as plain JSON with stable keys; `cost_usd` is null when nobody recorded a cost.
 
-    `scores` are the answers of a scorer that was asked more than once, else empty.
+    `scores` are the answers of a scorer that was asked more than once, else empty. `state_dropped` says whether its
+    state was dropped to save room.
     """
     return {
         "step_n": step.step_n,
@@ -121,6 +136,7 @@ def step_json(step: StepRecord[Any]) -> dict[str, Any]:
         "decision": step.decision,
         "best_n": step.best_n,
         "scores": list(step.scores),
+        "state_dropped": step.state_dropped,
     }
 
 
@@ -152,7 +168,7 @@ def charge_json(charge: Charge) -> dict[str, Any]:
 
 
 def call_json(call: Call) -> dict[str, Any]:
-    """A durable call as plain JSON with stable keys."""
+    """A durable call as plain JSON with stable keys; of a result that was dropped there are its hash and its size."""
     return {
         "step_n": call.step_n,
         "seq": call.seq,
@@ -166,6 +182,8 @@ def call_json(call: Call) -> dict[str, Any]:
         "started_at": call.started_at.isoformat(),
         "duration": call.duration,
         "outer": call.outer,
+        "result_hash": call.result_hash,
+        "result_size": call.result_size,
     }
 
 
@@ -237,7 +255,9 @@ def lists_of(store: Store, run: Run, start: int = 0, stop: int | None = None) ->
 
 def _steps(store: Store, run: Run) -> Iterator[dict[str, Any]]:
     for step in page_steps(store, run):
-        yield {**step_json(step), "state": json.loads(store.state(run.id, step.step_n))}
+        text = kept_state(store, run, step)
+        known = {**step_json(step), "state_dropped": text is None}
+        yield {**known, "state": None if text is None else json.loads(text)}
 
 
 def _initial_state(store: Store, run: Run) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from loomc_runner.errors import RunNotFound
-from loomc_runner.records import StepRecord
+from loomc_runner.records import INITIAL, StepRecord
 from loomc_runner.state import Codec
 from loomc_runner.store import Store
 
@@ -88,6 +88,13 @@ class History(Sequence[StepRecord[S]]):
     def replace_newest(self, step: StepRecord[S]) -> None:
         """Put in the newest step's place the same step with more known about it."""
         self._recent[-1] = step
+
+    def is_dropped(self, step_n: int) -> bool:
+        """Whether the state after an earlier step was dropped; of those that are always kept nothing is read."""
+        newest = self[-1]
+        if step_n in {INITIAL, newest.step_n, newest.parent_n, newest.best_n}:
+            return False
+        return any(step.state_dropped for step in self._store.steps(self._run_id, step_n, step_n + 1))
 
     def state(self, step_n: int) -> S:
         """The state after a step, decoded anew; -1 is the initial state."""

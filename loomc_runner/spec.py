@@ -17,6 +17,7 @@ from loomc_runner.budget import Budget
 from loomc_runner.clock import Clock, SystemClock
 from loomc_runner.converge import Detector, Escalate, as_detector, parts_of
 from loomc_runner.errors import SpecError
+from loomc_runner.keep import Keep
 from loomc_runner.records import Run
 from loomc_runner.retry import Retry
 from loomc_runner.scores import Direction
@@ -49,6 +50,7 @@ class LoopSpec(Generic[S]):
     migrate: Callable[[Any], Any] | None = None
     on_step: tuple[Callable[[Any], Any], ...] = ()
     on_budget: tuple[Callable[[Any], Any], ...] = ()
+    keep: Keep | None = None
     progress: bool = False
     direction: Direction = "maximize"
     is_async: bool = False
@@ -61,6 +63,12 @@ class LoopSpec(Generic[S]):
     def returns_best(self) -> bool:
         """Whether the loop's result is the best state and not the newest."""
         return any(getattr(strategy, "returns_best", False) for strategy in self.strategies)
+
+    @property
+    def looks_back(self) -> int:
+        """From how many steps back its parts read states, as far as they say."""
+        parts = parts_of((self.detectors, self.strategies, self.on_stall))
+        return max((getattr(part, "looks_back", 0) for part in parts), default=0)
 
     @property
     def stated_direction(self) -> Direction | None:
@@ -128,6 +136,7 @@ def make_spec(
     migrate: Callable[[Any], Any] | None,
     on_step: Any,
     on_budget: Any,
+    keep: Keep | None,
     progress: bool,
     name: str | None,
     tags: Sequence[str],
@@ -141,12 +150,10 @@ def make_spec(
     is_method, is_async = _check_function(fn), is_coroutine_function(fn)
     _check_types(budget, on_stall, retry, migrate, progress=progress)
     check_checkpoint(checkpoint)
-    detectors = tuple(as_detector(item) for item in _listed(converge_on))
-    strategies = tuple(_as_strategy(item) for item in _listed(backtrack))
+    detectors, strategies = tuple(map(as_detector, _listed(converge_on))), tuple(map(_as_strategy, _listed(backtrack)))
     stepped, told = _callbacks("on_step", on_step), _callbacks("on_budget", on_budget)
     parts = list(parts_of((detectors, strategies, on_stall)))
-    functions = {"scorer": scorer, "cost_fn": cost_fn}
-    _check_callables(fn, functions, [*parts, *stepped, *told], is_async=is_async)
+    _check_callables(fn, {"scorer": scorer, "cost_fn": cost_fn}, [*parts, *stepped, *told], is_async=is_async)
     return LoopSpec(
         fn=fn,
         name=_check_name(name) or f"{fn.__module__}:{fn.__qualname__}",
@@ -162,6 +169,7 @@ def make_spec(
         migrate=migrate,
         on_step=stepped,
         on_budget=told,
+        keep=_the_keep(keep, _the_scorer(scorer, parts)),
         progress=progress,
         tags=check_tags(tags),
         direction=_the_direction(parts),
@@ -198,6 +206,7 @@ def respecified(spec: LoopSpec[Any], changes: dict[str, Any]) -> LoopSpec[Any]:
         "migrate": spec.migrate,
         "on_step": spec.on_step,
         "on_budget": spec.on_budget,
+        "keep": spec.keep,
         "progress": spec.progress,
         "name": spec.name,
         "tags": spec.tags,
@@ -305,6 +314,16 @@ def _the_scorer(scorer: Callable[[Any], Any] | None, parts: list[Any]) -> Callab
         if getattr(part, "needs_repeats", False) and askings(parts) == 1:
             raise SpecError(f"{part} learns from scores that are asked for again; add backtrack=BestScore(resample=3)")
     return chosen
+
+
+def _the_keep(keep: Any, scorer: Callable[[Any], Any] | None) -> Keep | None:
+    if keep is None:
+        return None
+    if not isinstance(keep, Keep):
+        raise SpecError(f"keep={keep!r}: give Keep(...), such as Keep(every=10, best=3)")
+    if keep.best is not None and scorer is None:
+        raise SpecError(f"Keep(best={keep.best}): add scorer=, a function of the state that gives a number")
+    return keep
 
 
 def _the_direction(parts: list[Any]) -> Direction:

@@ -21,7 +21,7 @@ LAYERS = (  # bottom first; design.md, section 4
     "clock records",
     "scores",
     "retry",
-    "state budget converge backtrack deadline sigterm store",
+    "state budget converge backtrack deadline keep sigterm store",
     "journal ledger",
     "history context spec report outside notices",
     "watching works",

@@ -11,11 +11,12 @@ from loomc_runner.cli import render
 from loomc_runner.cli.app import AsJson, Database, app
 from loomc_runner.cli.database import option_of, path_of
 from loomc_runner.errors import LoomcError
-from loomc_runner.report import dollars
+from loomc_runner.report import dollars, printable
 from loomc_runner.report.words import size
 
 if TYPE_CHECKING:
     from loomc_runner.report.health import Health, Owner, Problem
+    from loomc_runner.store.upkeep import Use
 
 
 @app.command()
@@ -61,6 +62,18 @@ def _health_json(health: Health, db: str | None) -> dict[str, Any]:
             {"owner": owner.token, "pid": owner.pid, "alive": owner.alive, "runs": list(owner.runs)}
             for owner in health.owners
         ],
+        "largest": [
+            {
+                "run_id": use.run_id,
+                "bytes": use.state_bytes + use.result_bytes,
+                "state_bytes": use.state_bytes,
+                "result_bytes": use.result_bytes,
+                "states_whole": use.whole,
+                "states_built_on": use.built_on,
+                "states_dropped": use.dropped,
+            }
+            for use in health.largest
+        ],
         "problems": [
             {"problem": problem.text, "command": _command(problem, db), "warning": problem.is_warning}
             for problem in health.problems
@@ -81,6 +94,8 @@ def _facts(health: Health) -> Iterator[tuple[str, str]]:
     if health.exists:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(health.runs.items()))
         yield "runs", f"{counts}, which cost {dollars(health.cost_usd or 0.0)}" if counts else "none"
+    for index, use in enumerate(health.largest):
+        yield ("" if index else "largest"), _use(use)
     for index, owner in enumerate(health.owners):
         yield ("" if index else "locks"), _lock(owner)
 
@@ -97,6 +112,14 @@ def _tables(health: Health) -> str:
         return f"version {found}; this release knows {health.tables_known}"
     written = f"version {found}" if found or not health.runs else "of loomc 0.3.0"
     return f"{written}; read as they are, and brought to version {health.tables_known} by the next run"
+
+
+def _use(use: Use) -> str:
+    """What a run takes in the file: its states, and the results of its calls."""
+    kinds = {"whole": use.whole, "built on others": use.built_on, "dropped": use.dropped}
+    states = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    results = f", results of calls {size(use.result_bytes)}" if use.result_bytes else ""
+    return f"run {printable(use.run_id)}: states {size(use.state_bytes)} ({states}){results}"
 
 
 def _lock(owner: Owner) -> str:

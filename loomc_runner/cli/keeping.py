@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +13,9 @@ from loomc_runner.cli import render
 from loomc_runner.cli.app import AsJson, Database, RunId, RunIds, app
 from loomc_runner.cli.database import option_of, path_of, url_of
 from loomc_runner.cli.paging import A_SCREENFUL
-from loomc_runner.errors import RequestRefused, RunLocked, RunNotFound, StoreError
+from loomc_runner.cli.room import agreed, bytes_of, give_back
+from loomc_runner.cli.thinning import Best, Every, Last, Results, SomeRuns, moment, prune_states
+from loomc_runner.errors import RequestRefused, RunLocked, RunNotFound, SpecError
 from loomc_runner.records import Run, RunStatus
 from loomc_runner.report import counted, dollars, find_run, printable
 from loomc_runner.report.words import size
@@ -25,13 +27,16 @@ if TYPE_CHECKING:
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")]
 
+OlderThan = Annotated[
+    str | None,
+    typer.Option(metavar="AGE", help="Only runs not worked on for so long, such as 30d.", show_default=False),
+]
+OfLoop = Annotated[str | None, typer.Option(help="Only runs whose loop's name contains this.", show_default=False)]
+
 DOOMED = (
     *(render.Column("run"), render.Column("status"), render.Column("steps", right=True)),
     *(render.Column("cost", right=True), render.Column("updated"), render.Column("loop", least=10, tail=True)),
 )
-
-WORTH_IT = 4
-"""What room can be given back, as one part in so many of what is in use, to write a file anew only for that."""
 
 
 @app.command()
@@ -82,31 +87,33 @@ def delete(
     bundles = [bundle(store, run) for run in found.values()]
     check_together(store, bundles)
     told = _told(db, bundles, dry_run=dry_run)
-    agreed = not dry_run and _agreed(bundles, "delete", yes=yes, as_json=as_json)
-    if agreed:
+    goes = not dry_run and _goes(bundles, "loomc delete", yes=yes, as_json=as_json)
+    if goes:
         finish(patiently(block, open_store(url_of(db)).delete, list(found)))
         told["deleted"] = list(found)
     if as_json:
         print(json.dumps(told))
     elif dry_run:
         _show(bundles)
-    elif agreed:
+    elif goes:
         room = "used by new runs; loomc prune gives it back to the disk"
         render.show_facts(render.Screen.of_stdout(), [("deleted", _count(bundles)), ("its room", room)])
 
 
 @app.command()
 def prune(
-    older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Only runs not worked on for so long, such as 30d.", show_default=False)
-    ],
+    runs: SomeRuns = None,
+    older_than: OlderThan = None,
     keep_best: Annotated[bool, typer.Option("--keep-best", help="Keep the best-scored run of each loop.")] = False,
-    loop: Annotated[
-        str | None, typer.Option(help="Only runs whose loop's name contains this.", show_default=False)
-    ] = None,
+    loop: OfLoop = None,
     status: Annotated[
         RunStatus | None, typer.Option(help="Only runs with this status. [default: those that have ended]")
     ] = None,
+    states: Annotated[bool, typer.Option("--states", help="Delete no run: drop old states of runs.")] = False,
+    every: Every = None,
+    best: Best = None,
+    last: Last = None,
+    results: Results = None,
     yes: Yes = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -116,27 +123,37 @@ def prune(
 
     Runs that wait for an answer, are paused or were interrupted are kept unless --status names them; runs at work
     are kept in any case.
-    """
-    from datetime import timedelta
 
-    from loomc_runner.clock import SystemClock, parse_duration
+    With --states no run goes: of runs that nobody works on, named or old, whatever their status, old states are dropped
+    as a loop with keep= drops them. The record of each step stays, and every run can be resumed.
+    """
     from loomc_runner.report.pruning import choose
 
-    before = SystemClock().now() - timedelta(seconds=parse_duration(older_than))
+    policy = (every, best, last, results)
+    if states and keep_best:
+        raise SpecError("--keep-best keeps a run, and --states deletes none; --best N keeps the states of best steps")
+    if states:
+        prune_states(db, runs or [], older_than, loop, status, policy, yes=yes, dry_run=dry_run, as_json=as_json)
+        return
+    if runs or policy != (None,) * len(policy):
+        raise SpecError("runs, and what is kept of them, are for --states; loomc delete RUN deletes a run")
+    if older_than is None:
+        raise SpecError("Missing option '--older-than': how old the runs are that go, such as 30d")
+    before = moment(older_than)
     chosen = choose(open_reader(db), before, keep_best=keep_best, loop=loop, status=status)
     told = {**_told(db, chosen.bundles, dry_run=dry_run), "skipped": [], "not_freed": None}
     told |= {"kept_best": [run.id for run in chosen.kept_best], "kept_open": chosen.kept_open}
-    agreed = not dry_run and (not chosen.bundles or _agreed(chosen.bundles, "prune", yes=yes, as_json=as_json))
-    if agreed:
+    goes = not dry_run and (not chosen.bundles or _goes(chosen.bundles, "loomc prune", yes=yes, as_json=as_json))
+    if goes:
         told["deleted"], told["skipped"] = _delete_each(db, chosen.bundles)
-        told["not_freed"] = _free(db, some=bool(told["deleted"]), as_json=as_json)
-    told["bytes_after"] = _bytes(path_of(db))
+        told["not_freed"] = give_back(db, some=bool(told["deleted"]), as_json=as_json)
+    told["bytes_after"] = bytes_of(path_of(db))
     if as_json:
         print(json.dumps(told))
         return
     if dry_run:
         _show(chosen.bundles)
-    facts = (*_kept(chosen, option_of(db)), *(_outcome(db, chosen, told) if agreed else ()))
+    facts = (*_kept(chosen, option_of(db)), *(_outcome(db, chosen, told) if goes else ()))
     render.show_facts(render.Screen.of_stdout(), facts)
 
 
@@ -155,26 +172,11 @@ def _told(db: str | None, bundles: Sequence[Bundle], *, dry_run: bool) -> dict[s
         for doomed in bundles
     ]
     path = path_of(db)
-    return {"database": path, "dry_run": dry_run, "runs": runs, "deleted": [], "bytes_before": _bytes(path)}
+    return {"database": path, "dry_run": dry_run, "runs": runs, "deleted": [], "bytes_before": bytes_of(path)}
 
 
-def _agreed(bundles: Sequence[Bundle], command: str, *, yes: bool, as_json: bool) -> bool:
-    """Whether they shall be deleted: a person at a terminal is asked, after they were shown.
-
-    Raises:
-        RequestRefused: When there is nobody to ask.
-    """
-    if yes:
-        return True
-    if not sys.stdin.isatty() or not sys.stderr.isatty():
-        ways = f"loomc {command} --yes deletes {_count(bundles)}, --dry-run only shows them"
-        raise RequestRefused(f"nothing was deleted, since nobody can be asked here: {ways}")
-    if not as_json:
-        _show(bundles)
-    if typer.confirm(f"Delete {_count(bundles)}?", err=True):
-        return True
-    print("nothing was deleted", file=sys.stderr)
-    return False
+def _goes(bundles: Sequence[Bundle], command: str, *, yes: bool, as_json: bool) -> bool:
+    return agreed("delete", _count(bundles), command, partial(_show, bundles), yes=yes, as_json=as_json)
 
 
 def _show(bundles: Sequence[Bundle]) -> None:
@@ -205,12 +207,6 @@ def _count(bundles: Sequence[Bundle]) -> str:
     return f"{counted(len(bundles), 'run')}{inner} and {counted(steps, 'step')}, which cost {dollars(spent)}"
 
 
-def _bytes(path: str) -> int:
-    from loomc_runner.store.upkeep import size_of
-
-    return size_of(path)
-
-
 def _delete_each(db: str | None, bundles: Sequence[Bundle]) -> tuple[list[str], list[dict[str, str]]]:
     """Delete runs one after the other, so that nobody waits long for the database; those deleted, those kept."""
     deleted, skipped = [], []
@@ -225,27 +221,6 @@ def _delete_each(db: str | None, bundles: Sequence[Bundle]) -> tuple[list[str], 
         else:
             deleted.append(name)
     return deleted, skipped
-
-
-def _free(db: str | None, *, some: bool, as_json: bool) -> str | None:
-    """Give room back to the disk where that is worth it; why it could not be done, if so."""
-    from loomc_runner.store.upkeep import compact, measure
-
-    path = path_of(db)
-    open_store(url_of(db)).close()
-    try:
-        measured = measure(path)
-    except StoreError as error:  # what was deleted stays deleted
-        return str(error)
-    room = measured.size + measured.log - measured.used
-    if not some and room * WORTH_IT < measured.used:
-        return None
-    at_work = len(open_reader(db).list_runs(status=RunStatus.RUNNING))
-    if at_work and not as_json:
-        wait = f"{counted(at_work, 'run')} at work may have to wait for that"
-        told = f"{size(measured.used)} are written anew; {wait}"
-        render.show_facts(render.Screen.of_stdout(), [("size", told)])
-    return compact(path)
 
 
 def _kept(chosen: Pruning, there: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ from loomc_runner.clock import format_duration
 from loomc_runner.errors import LoomcError, RunNotFound
 from loomc_runner.export import attempt_json, call_json, plain, write_array
 from loomc_runner.records import INITIAL, NANO, Attempt, Call, CallStatus, Run
-from loomc_runner.report import find_run, page_attempts, page_calls, place, printable
+from loomc_runner.report import dropped_result, find_run, page_attempts, page_calls, place, printable
 from loomc_runner.store import Store, open_reader
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ OtherStep = Annotated[int, typer.Argument(metavar="B", help="Another step.", sho
 
 @app.command()
 def history(run: RunId, limit: Limit = None, offset: Offset = 0, as_json: AsJson = False, db: Database = None) -> None:
-    """Show which step grew from which, as a tree: returns to earlier steps, and runs forked from here."""
+    """Show which step grew from which, as a tree: returns to earlier steps, and runs forked from here.
+
+    A step whose state was dropped to save room is an empty circle.
+    """
     from loomc_runner.report.lineage import lineage
 
     store = open_reader(db)
@@ -79,7 +82,7 @@ def _history_row(node: Node, forks: dict[int, list[str]]) -> tuple[Cell, ...]:
     words += {"restore": [f"↩ back to {place(int(number or 0))}"], "escalate": ["⇧ escalated"]}.get(word, [])
     words += [f"⑂ run {fork}" for fork in forks.get(node.step_n, [])]
     return (
-        Cell(f"{sides}● {name}"),
+        Cell(f"{sides}{'○' if node.state_dropped else '●'} {name}"),
         Cell("" if node.score is None else f"{node.score:.6g}"),
         Cell("" if node.cost_usd is None else render.money(node.cost_usd)),
         Cell(printable("  ".join(words)), "red" if node.failed or node.missing else "green" if node.best else ""),
@@ -139,7 +142,7 @@ def _call_row(call: Call) -> tuple[Cell, ...]:
         Cell(render.money(call.nano_usd / NANO)),
         Cell(format_duration(call.duration) if call.duration else ""),
         Cell(printable(call.name)),
-        Cell(printable(call.error or call.result or "")),
+        Cell(printable(call.error or (call.result if call.result_hash is None else dropped_result(call)) or "")),
     )
 
 
@@ -250,15 +253,12 @@ def _show_comparison(told: Comparison, pairs: Iterable[Pair], limit: int | None,
         best = "no score" if side.best_score is None else f"best score {side.best_score:g} in step {side.best_step}"
         words = f"run {side.run_id}  {side.status}  {side.steps} steps, {render.money(side.cost_usd)}, {best}"
         render.show_facts(screen, [(name, words)])
-    parts = "nowhere" + (": one is the beginning of the other" if told.first.steps != told.second.steps else "")
-    if told.parts_at is not None:
-        parts = "from the beginning: their initial states differ" if told.parts_at == INITIAL else place(told.parts_at)
     gained = (
         ""
         if told.gain is None
         else f"{told.gain:+g} for the second" + (f" ({told.direction} the score)" if told.direction else "")
     )
-    render.show_facts(screen, [("part at", parts), ("gain", gained)])
+    render.show_facts(screen, [("part at", _parting(told)), ("gain", gained)])
     print()
     rows = ((Cell(str(pair.step_n)), *_scores(pair.first, pair.second)) for pair in pairs)
     show_page(PAIRS, rows, limit, offset)
@@ -266,6 +266,21 @@ def _show_comparison(told: Comparison, pairs: Iterable[Pair], limit: int | None,
         print()
         levels = ((Cell(render.money(at.usd)), *_scores(at.first, at.second)) for at in told.levels)
         render.table(screen, LEVELS, levels)
+
+
+def _parting(told: Comparison) -> str:
+    """Where two runs part; what is not known, since states were dropped, is said."""
+    if told.parts_at == INITIAL or told.same_until is None:
+        return "from the beginning: their initial states differ"
+    shorter = min(told.first.steps, told.second.steps)
+    end = shorter if told.parts_at is None else told.parts_at
+    unknown = end - told.same_until > 1
+    doubt = f"of the steps after {place(told.same_until)} not both states are kept"
+    if told.parts_at is not None:
+        return f"{place(told.parts_at)} or before: {doubt}" if unknown else place(told.parts_at)
+    if unknown:
+        return f"nowhere that is known: {doubt}"
+    return "nowhere" + (": one is the beginning of the other" if told.first.steps != told.second.steps else "")
 
 
 def _scores(*scores: float | None) -> Iterator[Cell]:

@@ -69,6 +69,11 @@ class semantic_delta:  # noqa: N801 - called like a function, as in loomc 0.3.0
         if self.embed is not None and not callable(self.embed):
             raise SpecError(f"semantic_delta(embed={self.embed!r}): give a function of a list of texts")
 
+    @property
+    def looks_back(self) -> int:
+        """From how many steps before the newest it reads states."""
+        return self.patience
+
     def __call__(self, history: History, /) -> Answer | Awaitable[Answer]:
         """The reason to stop with the distance, or None."""
         return self._go_on(self._question(history), None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -84,6 +86,13 @@ class Call:
     outer: int | None = None
     result_hash: str | None = None
     result_size: int | None = None
+
+    def without_long_result(self, longest: int) -> Call:
+        """The same call; a result of more characters than that is replaced by its hash and its size."""
+        if self.result is None or len(self.result) <= longest:
+            return self
+        digest = hashlib.sha256(self.result.encode("utf-8", "surrogatepass")).hexdigest()
+        return dataclasses.replace(self, result=None, result_hash=digest, result_size=len(self.result))
 
 
 @dataclass(frozen=True, slots=True)

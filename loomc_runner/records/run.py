@@ -122,6 +122,7 @@ class StepRecord(Generic[S]):
         best_n: The step with the best score up to and including this one, or None.
         scores: Each answer of a scorer that was asked more than once; `score` is their mean, or None where the scoring
             broke off. Empty when it was asked once.
+        state_dropped: Whether its state was dropped to save room; `state` raises `StateDropped` then.
         state: Its state, read back from the store each time it is asked for.
     """
 
@@ -136,6 +137,7 @@ class StepRecord(Generic[S]):
     decision: str | None = None
     best_n: int | None = None
     scores: tuple[float, ...] = ()
+    state_dropped: bool = False
     read_state: Callable[[int], S] = field(default=no_state, repr=False, compare=False)
 
     def __init__(
@@ -151,6 +153,7 @@ class StepRecord(Generic[S]):
         decision: str | None = None,
         best_n: int | None = None,
         scores: tuple[float, ...] = (),
+        state_dropped: bool = False,  # noqa: FBT002 - a field, like its neighbours
         read_state: Callable[[int], S] = no_state,
     ) -> None:
         # In one go: what a frozen dataclass does for each field takes three times as long, and every step makes one.
@@ -166,6 +169,7 @@ class StepRecord(Generic[S]):
             decision=decision,
             best_n=best_n,
             scores=scores,
+            state_dropped=state_dropped,
             read_state=read_state,
         )
 
@@ -250,7 +254,7 @@ class Transition:
         in_flight: The step that starts now, with its reservation; None when none does.
         keep_in_flight: Leave the stored in-flight step as it is (for a step that was cut off).
         worked: Seconds of working time to add.
-        dropped: Earlier steps whose states are not kept any more.
+        dropped: Earlier steps whose states are not kept any more, -1 being the initial state.
         longest_result: Characters; longer results of the calls of the committed step are not kept any more, only
             their hash and size. None keeps them all.
         best_step, dearest_nano, result, notes: New values for the run.

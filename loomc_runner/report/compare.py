@@ -11,7 +11,7 @@ from typing import Any
 from loomc_runner.records import INITIAL, NANO, Run, StepRecord
 from loomc_runner.report.direction import direction_of
 from loomc_runner.report.pages import page_steps
-from loomc_runner.report.runs import initial_state
+from loomc_runner.report.runs import initial_state, kept_state
 from loomc_runner.report.story import story
 from loomc_runner.scores import Direction, gain
 from loomc_runner.store import Store
@@ -59,7 +59,9 @@ class Comparison:
         direction: Which scores are better, `maximize` or `minimize`; None when the record does not tell, or the runs
             do not agree.
         parts_at: The first step whose states differ, -1 for the initial states; None when the shorter one is the
-            beginning of the longer one.
+            beginning of the longer one, as far as their states are kept.
+        same_until: The last step before that whose states are known to be the same; the states of those in between
+            were dropped. None when no state is known to be the same.
         gain: By how much the best score of the second run is better, negative when it is worse; None when one has none,
             or the direction is not known.
         levels: Their best scores against money.
@@ -69,6 +71,7 @@ class Comparison:
     second: Side
     direction: Direction | None
     parts_at: int | None
+    same_until: int | None
     gain: float | None
     levels: tuple[Level, ...]
 
@@ -82,7 +85,7 @@ def compare(store: Store, first: Run, second: Run) -> Comparison:
     gained = None
     if before is not None and after is not None:
         gained = 0.0 if before == after else None if direction is None else gain(after, before, direction)
-    return Comparison(*sides, direction, _parts_at(store, first, second), gained, _levels(store, first, second))
+    return Comparison(*sides, direction, *_parting(store, first, second), gained, _levels(store, first, second))
 
 
 def page_pairs(store: Store, first: Run, second: Run) -> Iterator[Pair]:
@@ -98,13 +101,19 @@ def _side(store: Store, run: Run) -> Side:
     return Side(run.id, run.status.value, run.steps, store.subtree(run.id)[0] / NANO, score, run.best_step)
 
 
-def _parts_at(store: Store, first: Run, second: Run) -> int | None:
+def _parting(store: Store, first: Run, second: Run) -> tuple[int | None, int | None]:
+    """The first step whose states differ, and the last before it whose states are the same."""
     if initial_state(store, first) != initial_state(store, second):
-        return INITIAL
-    for step_n in range(min(first.steps, second.steps)):
-        if store.state(first.id, step_n) != store.state(second.id, step_n):
-            return step_n
-    return None
+        return INITIAL, None
+    same = INITIAL
+    for one, other in zip(page_steps(store, first), page_steps(store, second), strict=False):
+        before, after = kept_state(store, first, one), kept_state(store, second, other)
+        if before is None or after is None:
+            continue
+        if before != after:
+            return one.step_n, same
+        same = one.step_n
+    return None, same
 
 
 def _levels(store: Store, first: Run, second: Run) -> tuple[Level, ...]:

@@ -18,12 +18,16 @@ from loomc_runner.records import NANO, Run, RunStatus
 from loomc_runner.report.runs import command_to_go_on
 from loomc_runner.store import Store, open_reader, owners
 from loomc_runner.store.schema import VERSION
-from loomc_runner.store.upkeep import Measure, copies_of, damage, measure
+from loomc_runner.store.upkeep import Measure, Use, copies_of, damage, largest, measure
 
 PACKAGES = ("loom-tailcalls", "flow-xray", "pydantic", "rich", "typer")
 
 NAMED = 5
 """Runs that are named in one problem."""
+
+
+LARGEST = 5
+"""Runs that are named as those that take most of the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Health:
     runs: dict[str, int] = field(default_factory=dict)
     cost_usd: float | None = None
     owners: tuple[Owner, ...] = ()
+    largest: tuple[Use, ...] = ()
     problems: tuple[Problem, ...] = ()
 
     @property
@@ -77,10 +82,12 @@ def examine(path: Path, now: datetime) -> Health:
         measured = None  # the same is found as damage
     problems = [Problem(line, _mend(path, line)) for line in damage(path)]
     found: Sequence[Run] = ()
+    most = list[Use]()
     try:
         store = open_reader(path)
         found = store.list_runs()
         problems += _left_behind(store, found, now)
+        most = largest(path, LARGEST)
     except LoomcError as error:
         if str(error) not in {problem.text for problem in problems}:
             problems.append(Problem(str(error)))
@@ -93,6 +100,7 @@ def examine(path: Path, now: datetime) -> Health:
         runs=dict(Counter(run.status.value for run in found)),
         cost_usd=sum(run.nano_usd for run in found) / NANO,
         owners=tuple(_owners(folder, found)),
+        largest=tuple(most),
         problems=tuple(problems),
     )
 

@@ -28,6 +28,7 @@ class Node:
         failed: Whether it has an error.
         decision: What was decided after it, as in the record.
         missing: Whether the record has no such step; what grew from it is shown all the same.
+        state_dropped: Whether its state was dropped, so that no run can be forked from it.
     """
 
     step_n: int
@@ -40,6 +41,7 @@ class Node:
     failed: bool = False
     decision: str | None = None
     missing: bool = False
+    state_dropped: bool = False
 
 
 def lineage(store: Store, run: Run) -> Iterator[Node]:
@@ -120,4 +122,5 @@ def _node(steps: _Steps, run: Run, step_n: int, depth: int, *, begins: bool) -> 
         step_n == run.best_step,
         step.error is not None,
         step.decision,
+        state_dropped=step.state_dropped,
     )

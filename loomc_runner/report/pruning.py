@@ -92,8 +92,8 @@ def choose(
     """
     if status is RunStatus.RUNNING:
         raise SpecError("--status running: a run that somebody works on is not deleted; loomc cancel RUN ends it")
-    bundles = [found for found in _bundles(store) if loop is None or loop in (found.run.loop or "")]
-    old = [found for found in bundles if found.updated_at < before and not found.at_work]
+    bundles = _bundles(store, loop)
+    old = _old(bundles, before)
     wanted = ENDED if status is None else {status}
     chosen = [found for found in old if found.run.status in wanted]
     best = set(_best(store, bundles, {_loop_of(found.run) for found in chosen})) if keep_best else set()
@@ -104,8 +104,18 @@ def choose(
     )
 
 
-def _bundles(store: Store) -> Iterator[Bundle]:
-    """All outermost runs with their child runs, newest first, from one look at the store."""
+def old_runs(store: Store, before: datetime, *, loop: str | None = None, status: RunStatus | None = None) -> list[Run]:
+    """All runs, child runs too, that have not been worked on since a moment, and are not at work now."""
+    old = _old(_bundles(store, loop), before)
+    return [run for found in old if status in {None, found.run.status} for run in found.members]
+
+
+def _old(bundles: Iterable[Bundle], before: datetime) -> list[Bundle]:
+    return [found for found in bundles if found.updated_at < before and not found.at_work]
+
+
+def _bundles(store: Store, loop: str | None) -> list[Bundle]:
+    """All outermost runs with their child runs, newest first, from one look at the store; those of some loops."""
     runs, children = store.list_runs(), defaultdict[str, list[Run]](list)
     for run in runs:
         if run.parent_run_id is not None:
@@ -116,7 +126,8 @@ def _bundles(store: Store) -> Iterator[Bundle]:
         for child in children[run.id]:
             yield from members(child)
 
-    return (Bundle(run, tuple(members(run))) for run in runs if run.parent_run_id is None)
+    outermost = (run for run in runs if run.parent_run_id is None and (loop is None or loop in (run.loop or "")))
+    return [Bundle(run, tuple(members(run))) for run in outermost]
 
 
 def _loop_of(run: Run) -> LoopKey:

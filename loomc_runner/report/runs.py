@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from loomc_runner.clock import SystemClock
-from loomc_runner.errors import RunNotFound
-from loomc_runner.records import INITIAL, NANO, CallStatus, Question, Run, RunStatus
+from loomc_runner.errors import RunNotFound, StateDropped
+from loomc_runner.records import INITIAL, NANO, Call, CallStatus, Question, Run, RunStatus, StepRecord
 from loomc_runner.report.limits import Limit, limits
 from loomc_runner.report.pages import ancestors, page_calls
 from loomc_runner.store import MOST_TRIES, Store
@@ -74,6 +75,11 @@ def _expiry(question: Question, now: datetime) -> str:
     return ", expired" if question.has_expired(now) else f", until {question.expires_at.astimezone():%Y-%m-%d %H:%M}"
 
 
+def dropped_result(call: Call) -> str:
+    """What is left of a result that was dropped, in words."""
+    return f"dropped: {call.result_size:,} characters, SHA-256 {(call.result_hash or '')[:16]}"
+
+
 def reason(run: Run) -> str:
     """Why the run is where it is, in words; empty while it runs."""
     return run.stop_reason or ("interrupted: its process died" if run.status is RunStatus.INTERRUPTED else "")
@@ -111,10 +117,18 @@ def _first_asked(store: Store, run: Run) -> Question | None:
 
 
 def initial_state(store: Store, run: Run) -> str | None:
-    """The state a run began with, as JSON text; None in runs of loomc 0.3.0, which did not keep it."""
+    """The state a run began with, as JSON text; None where it is not kept: runs of loomc 0.3.0 had none."""
     try:
         return store.state(run.id, INITIAL)
-    except RunNotFound:
+    except (RunNotFound, StateDropped):
+        return None
+
+
+def kept_state(store: Store, run: Run, step: StepRecord[Any]) -> str | None:
+    """The state after a step, as JSON text; None where it was dropped, perhaps only just now."""
+    try:
+        return None if step.state_dropped else store.state(run.id, step.step_n)
+    except StateDropped:
         return None
 
 

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import count
+from itertools import chain, count
 from statistics import mean
 from typing import Any
 
-from loomc_runner.errors import LoomcError, RunNotFound
+from loomc_runner.errors import LoomcError, RunNotFound, StateDropped
 from loomc_runner.records import INITIAL, NANO, Attempt, Call, Run, RunStatus, StepRecord
 from loomc_runner.report.direction import direction_of
 from loomc_runner.report.pages import WINDOW, ancestors, page_attempts, page_calls, page_steps
@@ -119,12 +119,16 @@ def _next_of(step: StepRecord[Any]) -> int | None:
 
 
 def _states(store: Store, run: Run) -> Iterator[Finding]:
-    for step_n in range(INITIAL if run.loop is not None else 0, run.steps):
+    """Every state that is kept can be read; that others were dropped is no fault."""
+    kept = (step.step_n for step in page_steps(store, run) if not step.state_dropped)
+    for step_n in chain([INITIAL] if run.loop is not None else [], kept):
         try:
             json.loads(store.state(run.id, step_n))
         except RunNotFound:
             if step_n == INITIAL:
                 yield Finding(INITIAL, "is missing")
+        except StateDropped:
+            continue
         except LoomcError as error:
             yield Finding(step_n, f"has no readable state: {error}")
         except ValueError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -142,6 +142,21 @@ class Store(Protocol):
         """
         ...
 
+    def drop_states(self, run_id: str, steps: Collection[int], *, longest_result: int | None = None) -> None:
+        """Drop the states of some steps of a run that nobody works on; the rows of the steps stay as they are.
+
+        The states of all other steps can be read as before, also where they were stored as what they differ in. Steps
+        that are not there, or whose states were dropped before, are left alone. Which ones can be spared is the
+        caller's business. With `longest_result` results of the calls of all committed steps that have more characters
+        are replaced by their hash and size (`Call.without_long_result`); those of a step that is still to be
+        committed stay.
+
+        Raises:
+            RunNotFound: When there is no such run.
+            RunLocked: When somebody works on it.
+        """
+        ...
+
     def get_run(self, run_id: str) -> Run:
         """The run; `interrupted` when its owner is dead. Raises `RunNotFound`."""
         ...
@@ -167,12 +182,18 @@ class Store(Protocol):
     def steps(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[StepRecord[Any]]:
         """The committed steps from `start` up to, not including, `stop`, in order and without their states.
 
-        Of a run that does not exist there are none; the same holds for attempts, charges and totals.
+        Of a run that does not exist there are none; the same holds for attempts, charges and totals. Those whose
+        states were dropped say so in `state_dropped`.
         """
         ...
 
     def state(self, run_id: str, step_n: int) -> str:
-        """The state after a step as JSON text; step -1 is the initial state. Raises `RunNotFound`."""
+        """The state after a step as JSON text; step -1 is the initial state.
+
+        Raises:
+            RunNotFound: When there is no such run or step.
+            StateDropped: When it was dropped; it names the nearest steps whose states are kept.
+        """
         ...
 
     def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
@@ -213,6 +234,12 @@ def ended_by(control: Control, run: Run) -> tuple[str, str] | None:
     if control is not Control.CANCEL and run.status is RunStatus.INTERRUPTED:
         return RunStatus.PAUSED.value, "paused: by request"
     return None
+
+
+def check_idle(run: Run) -> None:
+    """Raise `RunLocked` when somebody works on a run, so that its states cannot be dropped from outside."""
+    if run.status is RunStatus.RUNNING:
+        raise RunLocked(f"run {run.id} is being worked on, and its states cannot be dropped; wait for it")
 
 
 def tagged(run: Run, add: Sequence[str], remove: Sequence[str]) -> tuple[str, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreError
 from loomc_runner.records import (
@@ -27,11 +27,15 @@ from loomc_runner.records import (
     Transition,
     no_state,
 )
-from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, ended_by, tagged
+from loomc_runner.store.base import ENDED, SUPERSEDED, Resumption, check_deletable, check_idle, ended_by, tagged
+from loomc_runner.store.dropping import States, drop_results, drop_states, kept_state
 
 R = TypeVar("R", Attempt, Call, Charge)
 
 COLUMNS = tuple(item.name for item in dataclasses.fields(Run))
+RENEWED = ("loop", "source", "spec_hash", "code_hash", "budget")
+NOBODY: dict[str, Any] = {"control": None}
+"""The parent of a run without one: what is asked of a parent holds for its children when they begin or go on."""
 
 
 class MemoryStore:
@@ -44,7 +48,7 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._rows: dict[str, dict[str, Any]] = {}
         self._steps: dict[str, list[StepRecord[Any]]] = {}
-        self._states: dict[str, dict[int, str]] = {}
+        self._states: dict[str, States] = {}
         self._attempts: dict[str, list[Attempt]] = {}
         self._charges: dict[str, list[tuple[int, Charge]]] = {}
         self._calls: dict[str, dict[tuple[int, int], Call]] = {}
@@ -58,17 +62,12 @@ class MemoryStore:
         with self._lock:
             if run.id in self._rows:
                 raise RunLocked(f"run {run.id} has just been started elsewhere; resume it when that has ended")
-            control = self._asked_of(run.parent_run_id)
+            control = self._rows.get(run.parent_run_id or "", NOBODY)["control"]
             row = {name: getattr(run, name) for name in COLUMNS}
             self._rows[run.id] = row | {"owner": "memory", "epoch": 1, "in_flight_mark": self._mark, "control": control}
             self._states[run.id] = {INITIAL: state}
             self._steps[run.id], self._attempts[run.id], self._charges[run.id] = [], [], []
         return Lease(run.id, "memory", 1, os.getpid())
-
-    def _asked_of(self, run_id: str | None) -> Control | None:
-        """What is asked of a parent holds for the child runs that it begins or goes on with."""
-        parent = self._rows.get(run_id or "")
-        return None if parent is None else parent["control"]
 
     def claim(self, run_id: str, resumption: Resumption) -> Claim:
         """Own an existing run; a step that was in flight is closed and charged."""
@@ -88,14 +87,10 @@ class MemoryStore:
                 in_flight=None,
                 reserved_nano=0,
                 updated_at=resumption.at,
-                loop=resumption.loop,
-                source=resumption.source,
-                spec_hash=resumption.spec_hash,
-                code_hash=resumption.code_hash,
-                budget=resumption.budget,
+                **{name: getattr(resumption, name) for name in RENEWED},
                 direction=resumption.direction or run.direction,
                 notes=(*run.notes, *resumption.notes),
-                control=self._asked_of(run.parent_run_id),
+                control=self._rows.get(run.parent_run_id or "", NOBODY)["control"],
                 progress=progress,
                 stuck=resumption.stuck(run, progress),
             )
@@ -122,9 +117,11 @@ class MemoryStore:
             if change.notes is not None:
                 new["notes"] = change.notes
             self._add_insides(run_id, change)
-            control: Control | None = row["control"]
+            drop_states(self._states[run_id], self._steps[run_id], change.dropped)
+            over = () if change.step is None else (change.step.step_n,)
+            drop_results(self._calls.get(run_id, {}), over, change.longest_result)
             row.update(new)
-            return control
+            return cast("Control | None", row["control"])
 
     def _charge(self, run_id: str, charge: Charge) -> tuple[int, int]:
         """Add a charge, or put it in the place of the one with its key; how much more is spent now."""
@@ -200,8 +197,7 @@ class MemoryStore:
     def tag(self, run_id: str, add: Sequence[str] = (), remove: Sequence[str] = ()) -> tuple[str, ...]:
         """Add tags to a run, or take some away."""
         with self._lock:
-            tags = tagged(self.get_run(run_id), add, remove)
-            self._rows[run_id]["tags"] = tags
+            tags = self._rows[run_id]["tags"] = tagged(self.get_run(run_id), add, remove)
         return tags
 
     def delete(self, run_ids: Sequence[str]) -> None:
@@ -217,6 +213,13 @@ class MemoryStore:
                     table.pop(name, None)
             self._questions = {key: asked for key, asked in self._questions.items() if key[0] not in doomed}
             self._breakers = [(name, change) for name, change in self._breakers if name not in doomed]
+
+    def drop_states(self, run_id: str, steps: Collection[int], *, longest_result: int | None = None) -> None:
+        """Drop the states of some steps of a run that nobody works on, and its long results."""
+        with self._lock:
+            check_idle(run := self.get_run(run_id))
+            drop_states(self._states[run_id], self._steps[run_id], steps)
+            drop_results(self._calls.get(run_id, {}), range(run.steps), longest_result)
 
     def _open_family(self, run_id: str) -> list[Run]:
         """A run and its child runs, those that have not ended."""
@@ -347,10 +350,7 @@ class MemoryStore:
     def state(self, run_id: str, step_n: int) -> str:
         """The state after a step as JSON text."""
         with self._lock:
-            try:
-                return self._states[run_id][step_n]
-            except KeyError:
-                raise RunNotFound(f"run {run_id} has no step {step_n}") from None
+            return kept_state(run_id, self._states.get(run_id, {}), step_n)
 
     def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
         """The failed and cut-off tries of a window of steps, in order."""

@@ -87,7 +87,8 @@ class SQLiteReader(SQLiteFile):
         if not found:
             raise RunNotFound(_missing_step(run_id, step_n))
         if found[-1].encoding == DROPPED and all(written.encoding == "same" for written in found[:-1]):
-            raise StateDropped(self._dropped(db, run_id, step_n))
+            nearest = db.execute(sql.KEPT, {"run": run_id, "step": step_n}).fetchone()
+            raise StateDropped(run_id, step_n, tuple(n for n in nearest if n is not None))
         try:
             return put_together(found)
         except Exception as error:
@@ -96,12 +97,6 @@ class SQLiteReader(SQLiteFile):
     def _damaged(self, run_id: str, step_n: int, why: str) -> StoreError:
         problem = f"the state of step {step_n} of run {run_id} is damaged: {why}"
         return StoreError(f"{self.path}: {problem}; loomc verify {run_id} tells more")
-
-    @staticmethod
-    def _dropped(db: sqlite3.Connection, run_id: str, step_n: int) -> str:
-        kept = [str(n) for n in db.execute(sql.KEPT, {"run": run_id, "step": step_n}).fetchone() if n is not None]
-        nearest = f"the nearest that is kept is that of step {' or '.join(kept)}" if kept else "none is kept"
-        return f"the state of step {step_n} of run {run_id} was dropped to save room; {nearest}"
 
     def attempts(self, run_id: str, start: int = 0, stop: int | None = None) -> Sequence[Attempt]:
         """The failed and cut-off tries of a window of steps, in order."""

@@ -103,10 +103,11 @@ def step_values(run_id: str, step: StepRecord[Any], state: Written) -> tuple[Any
 
 def step_from(row: Sequence[Any]) -> StepRecord[Any]:
     """A row as a step."""
-    values = dict(zip(STEP_COLUMNS, row, strict=True))
+    *columns, dropped = row
+    values = dict(zip(STEP_COLUMNS, columns, strict=True))
     values["timestamp"] = datetime.fromisoformat(values["timestamp"])
     values["scores"] = () if values["scores"] is None else tuple(map(float, json.loads(values["scores"])))
-    return StepRecord(**values)
+    return StepRecord(**values, state_dropped=bool(dropped))
 
 
 def charge_values(charge: Charge) -> tuple[Any, ...]:

@@ -16,8 +16,11 @@ RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
 INSERT_RUN = f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({', '.join('?' * len(RUN_COLUMNS))})"
 GET_RUN = f"{RUNS} WHERE id = ?"
 
-STEP_COLUMNS = tuple(item.name for item in fields(StepRecord) if item.name != "read_state")
-STEPS = f"SELECT {', '.join(STEP_COLUMNS)} FROM steps WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n"
+STEP_COLUMNS = tuple(item.name for item in fields(StepRecord) if item.name not in {"state_dropped", "read_state"})
+STEPS = (
+    f"SELECT {', '.join(STEP_COLUMNS)}, encoding = 'dropped' FROM steps "
+    "WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n"
+)
 INSERT_STEP = (
     f"INSERT INTO steps (run_id, encoding, base_n, state_blob, {', '.join(STEP_COLUMNS)}) "
     f"VALUES ({', '.join('?' * (len(STEP_COLUMNS) + 4))})"
@@ -34,8 +37,9 @@ BASE = "SELECT base_n FROM steps WHERE run_id = ? AND step_n = ?"
 BUILT_ON = "SELECT step_n FROM steps WHERE run_id = ? AND base_n = ?"
 REWRITE_STATE = "UPDATE steps SET encoding = ?, base_n = ?, state_blob = ? WHERE run_id = ? AND step_n = ?"
 KEPT = (  # on either side of a step whose state was dropped
-    "SELECT max(CASE WHEN step_n < :step THEN step_n END), min(CASE WHEN step_n > :step THEN step_n END) "
-    "FROM steps WHERE run_id = :run AND encoding <> 'dropped'"
+    "SELECT (SELECT step_n FROM steps WHERE run_id = :run AND step_n < :step AND encoding <> 'dropped' "
+    "ORDER BY step_n DESC LIMIT 1), (SELECT step_n FROM steps WHERE run_id = :run AND step_n > :step "
+    "AND encoding <> 'dropped' ORDER BY step_n LIMIT 1)"
 )
 
 CLAIM = (

@@ -26,10 +26,13 @@ from loomc_runner.records import (
     Transition,
 )
 from loomc_runner.store import owners, rows, sql
-from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, ended_by, tagged
+from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, check_idle, ended_by, tagged
 from loomc_runner.store.reading import SQLiteReader
 from loomc_runner.store.states import Known, Written
 from loomc_runner.store.thinning import drop_results, drop_states
+
+WINDOW = 64
+"""Steps whose calls are looked at together when long results are dropped."""
 
 
 class SQLite(SQLiteReader):
@@ -144,8 +147,7 @@ class SQLite(SQLiteReader):
             sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, state))
         self._write_inside(db, run_id, change)
         if step is not None and change.longest_result is not None:
-            calls = db.execute(sql.CALLS, (run_id, step.step_n, 0, step.step_n + 1, -1)).fetchall()
-            drop_results(db, run_id, map(rows.call_from, calls), change.longest_result)
+            self._drop_results(db, run_id, step.step_n, step.step_n + 1, change.longest_result)
         if change.status is RunStatus.CANCELLED:
             db.execute(sql.WITHDRAW_ALL, (run_id,))
         return control
@@ -220,13 +222,23 @@ class SQLite(SQLiteReader):
         if change.notes is not None:
             db.execute(sql.NOTE, (json.dumps(change.notes), run_id))
 
-    def drop_states(self, run_id: str, steps: Collection[int]) -> None:
-        """Drop the states of some steps of a run that nobody works on; what is built on them stays."""
+    def drop_states(self, run_id: str, steps: Collection[int], *, longest_result: int | None = None) -> None:
+        """Drop the states of some steps of a run that nobody works on, and its long results; the rest stays."""
+        self.look_again()
         with self._writing() as db:
-            if self._row(db, run_id).status is RunStatus.RUNNING:
-                raise RunLocked(f"run {run_id} is being worked on, and its states cannot be dropped; wait for it")
+            run = self._row(db, run_id)
+            check_idle(run)
             self._chains.forget(run_id)
             drop_states(db, run_id, steps, partial(self._known, db, run_id))
+            if longest_result is not None:
+                for start in range(0, run.steps, WINDOW):
+                    stop = min(start + WINDOW, run.steps)
+                    self._drop_results(db, run_id, start, stop, longest_result)
+
+    @staticmethod
+    def _drop_results(db: sqlite3.Connection, run_id: str, start: int, stop: int, longest: int) -> None:
+        calls = db.execute(sql.CALLS, (run_id, start, 0, stop, -1)).fetchall()
+        drop_results(db, run_id, map(rows.call_from, calls), longest)
 
     def answer(self, question: Question, answer: str, by: str, at: datetime) -> None:
         """Answer an open question, once."""

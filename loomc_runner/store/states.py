@@ -82,6 +82,8 @@ def put_together(chain: Sequence[Written]) -> Known:
         ValueError: When it leads nowhere, or holds what is not written here.
     """
     layers, last = chain[:-1], chain[-1]
+    if last.encoding == DROPPED:
+        raise ValueError(f"it is built on step {layers[-1].base_n}, whose state was dropped")
     if last.encoding != "json" or last.blob is None:
         raise ValueError(f"it is built on step {last.base_n}, which is not there")
     text, cuts = _full(last.blob), list[list[Piece]]()

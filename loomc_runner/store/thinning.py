@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import lru_cache
 
 from loomc_runner.records import Call
 from loomc_runner.store import sql
 from loomc_runner.store.chains import rewritten
 from loomc_runner.store.states import DROPPED, Known, Written
 
+AT_HAND = 4
+"""States that were read and may be asked for again."""
+
 
 def drop_states(db: sqlite3.Connection, run_id: str, steps: Collection[int], read: Callable[[int], Known]) -> None:
     """Drop the states of some steps of a run; what is built on one of them is built on what that was built on."""
+    read = lru_cache(AT_HAND)(read)  # several may be built on the same one
     gone = {n: base for n in steps for base in db.execute(sql.BASE, (run_id, n))}
     changed = [(step_n, *_rebuilt(step_n, _lasting(base_n, gone), read)) for step_n, base_n in _built(db, run_id, gone)]
     for step_n, *written in changed:
@@ -45,6 +49,5 @@ def _rebuilt(step_n: int, base_n: int | None, read: Callable[[int], Known]) -> W
 def drop_results(db: sqlite3.Connection, run_id: str, calls: Iterable[Call], longest: int) -> None:
     """Drop the results of calls that are longer than so many characters, but for their hash and their size."""
     for call in calls:
-        if call.result is not None and len(call.result) > longest:
-            digest = hashlib.sha256(call.result.encode("utf-8", "surrogatepass")).hexdigest()
-            db.execute(sql.DROP_RESULT, (digest, len(call.result), run_id, call.step_n, call.seq))
+        if (dropped := call.without_long_result(longest)) is not call:
+            db.execute(sql.DROP_RESULT, (dropped.result_hash, dropped.result_size, run_id, dropped.step_n, dropped.seq))

@@ -12,12 +12,24 @@ from pathlib import Path
 
 from loomc_runner.errors import LoomcError
 from loomc_runner.store.connection import BUSY_MS, READER_S, connect, in_words, reader_mode
-from loomc_runner.store.schema import COPIES
+from loomc_runner.store.schema import COPIES, VERSION
 
 MOST_LINES = 20
 """Lines that are asked for of what is wrong with a file."""
 
 PRAGMAS = ("page_count", "freelist_count", "page_size", "user_version")
+
+SIZE = "CASE typeof({0}) WHEN 'blob' THEN length({0}) WHEN 'text' THEN length(CAST({0} AS BLOB)) ELSE 0 END"
+"""Bytes of a value. That of a blob stands before it, and nothing of it is read; texts are short here."""
+
+LARGEST = (
+    f"SELECT run_id, states, coalesce(results, 0), whole, built_on, dropped FROM ("
+    f"SELECT run_id, sum({SIZE.format('state_blob')}) AS states, sum(encoding = 'json') AS whole, "
+    "sum(encoding IN ('same', 'cut', 'patch')) AS built_on, sum(encoding = 'dropped') AS dropped "
+    "FROM steps GROUP BY run_id) LEFT JOIN ("
+    f"SELECT run_id, sum({SIZE.format('result')}) AS results FROM calls GROUP BY run_id) USING (run_id) "
+    "ORDER BY states + coalesce(results, 0) DESC, run_id LIMIT ?"
+)
 
 COMPACT_S = 10.0
 """How long compacting waits for others who write to the file or read from it."""
@@ -33,6 +45,21 @@ class Measure:
     free: int
     version: int
     journal_mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a run takes in the file, its child runs left out: bytes of its states and of the results of its calls.
+
+    So many of its states are whole, built on others, and dropped.
+    """
+
+    run_id: str
+    state_bytes: int
+    result_bytes: int
+    whole: int
+    built_on: int
+    dropped: int
 
 
 def size_of(path: str | os.PathLike[str]) -> int:
@@ -59,6 +86,23 @@ def measure(path: str | os.PathLike[str]) -> Measure:
             pages, free, page, version = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in PRAGMAS)
             log = sum(beside.stat().st_size for beside in _logs(file) if beside.exists())
             return Measure(file.stat().st_size, log, (pages - free) * page, free * page, version, _journal_mode(file))
+    except (sqlite3.Error, OSError) as error:
+        raise in_words(file, error) from error
+
+
+def largest(path: str | os.PathLike[str], most: int) -> list[Use]:
+    """The runs that take most, the largest first; none of a file whose tables are older. Nothing is written.
+
+    Raises:
+        RunNotFound: When there is no such file.
+        StoreError: When it cannot be read.
+    """
+    file = Path(path).resolve()
+    try:
+        with closing(_reader(file)) as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+                return []
+            return [Use(*row) for row in db.execute(LARGEST, (most,))]
     except (sqlite3.Error, OSError) as error:
         raise in_words(file, error) from error
 

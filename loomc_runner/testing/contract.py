@@ -14,6 +14,7 @@ from loomc_runner.errors import RunLocked, RunLost, RunNotFound, StoreError
 from loomc_runner.records import INITIAL, Attempt, RunStatus, Transition
 from loomc_runner.store import Store
 from loomc_runner.testing.doubles import AT
+from loomc_runner.testing.dropping import DroppingContract
 from loomc_runner.testing.inside import InsideContract
 from loomc_runner.testing.keeping import KeepingContract
 from loomc_runner.testing.samples import LATER, PAUSED, a_charge, a_resumption, a_run, a_step, advance, everything
@@ -21,7 +22,7 @@ from loomc_runner.testing.samples import LATER, PAUSED, a_charge, a_resumption, 
 ENDS = sorted(set(RunStatus) - {RunStatus.RUNNING, RunStatus.INTERRUPTED})
 
 
-class StoreContract(InsideContract, KeepingContract):
+class StoreContract(InsideContract, KeepingContract, DroppingContract):
     """What every store must do, as tests: subclass it with a fixture `store` that gives a new, empty store."""
 
     def test_a_new_run_is_stored_with_its_initial_state(self, store: Store) -> None:

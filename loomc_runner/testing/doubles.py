@@ -66,7 +66,7 @@ class FaultyStore:
         self.attempts, self.charges, self.subtree = store.attempts, store.charges, store.subtree
         self.calls, self.questions, self.breakers = store.calls, store.questions, store.breakers
         self.answer, self.request = store.answer, store.request
-        self.tag, self.delete = store.tag, store.delete
+        self.tag, self.delete, self.drop_states = store.tag, store.delete, store.drop_states
         self.close = store.close
 
     def create_run(self, run: Run, state: str) -> Lease:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loomc_runner.records import NANO, Attempt, Call, CallStatus, Charge, Question
-from loomc_runner.report import dollars
+from loomc_runner.report import dollars, dropped_result
 from loomc_runner.trace.nodes import Node
 
 
@@ -59,13 +59,15 @@ def tried(attempt: Attempt, functions: list[Node]) -> Node:
 def called(call: Call, functions: list[Node]) -> Node:
     """A durable call; one without a result was cut off, or is under way."""
     tags = {"status": call.status.value, **({"category": call.category} if call.category else {})}
+    if call.result_hash is not None:
+        tags["result"] = "dropped"
     return Node(
         call.name,
         "call",
         call.started_at.timestamp(),
         call.duration or max([0.0, *(node.end - call.started_at.timestamp() for node in functions)]),
         {"known as": call.key, "number": str(call.seq)},
-        call.result,
+        call.result if call.result_hash is None else dropped_result(call),
         call.error,
         {**tags, **_cost(call.nano_usd), **({"no result": ""} if call.status is CallStatus.STARTED else {})},
         children=[*functions],

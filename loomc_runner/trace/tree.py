@@ -9,7 +9,7 @@ from itertools import takewhile
 from typing import Any
 
 from loomc_runner.clock import SystemClock
-from loomc_runner.errors import RunNotFound
+from loomc_runner.errors import RunNotFound, StateDropped
 from loomc_runner.records import INITIAL, NANO, Call, Question, Run, RunStatus, StepRecord
 from loomc_runner.report import dollars, page_attempts, page_steps, reason, score_words
 from loomc_runner.store import Store
@@ -183,6 +183,7 @@ class _Trees:
             "cost": dollars(step.cost_usd) if step.priced else "",
             "tokens": f"{step.tokens:,}" if step.tokens else "",
             "decision": step.decision or "",
+            "state": "dropped" if step.state_dropped else "",
             "estimated": "its cost" if spent.estimated else "",
         }
         return Node(
@@ -191,7 +192,7 @@ class _Trees:
             start,
             committed - start if was_tried else step.duration,
             {} if before is None else {"the initial state" if step.parent_n == INITIAL else origin: before},
-            self._state(run.id, step.step_n),
+            None if step.state_dropped else self._state(run.id, step.step_n),
             step.error,
             {name: fact for name, fact in facts.items() if fact},
             **spent.counted(),
@@ -257,7 +258,7 @@ class _Trees:
         if key not in self._states:
             try:
                 self._states[key] = self._store.state(run_id, step_n)
-            except RunNotFound:
+            except (RunNotFound, StateDropped):
                 self._states[key] = None
             if len(self._states) > REMEMBERED:
                 del self._states[next(iter(self._states))]

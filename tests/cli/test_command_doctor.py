@@ -22,7 +22,7 @@ DATABASE = ".loomc/checkpoints.db"
 GOLDEN = Path(__file__).parents[1] / "golden"
 KEYS = {
     *("database", "exists", "healthy", "bytes", "log_bytes", "free_bytes", "copies", "tables_version", "tables_known"),
-    *("journal_mode", "versions", "runs", "cost_usd", "owners", "problems"),
+    *("journal_mode", "versions", "runs", "cost_usd", "owners", "largest", "problems"),
 }
 
 

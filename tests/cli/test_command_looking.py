@@ -80,6 +80,7 @@ def test_history_as_json_has_stable_keys(here, workshop):
             "failed": False,
             "decision": "restore 1",
             "missing": False,
+            "state_dropped": False,
             "forks": [],
         }
     ]

@@ -152,7 +152,7 @@ def test_show_as_json_has_stable_keys(here, workshop):
     assert list(shown) == ["run", "steps", "attempts", "calls", "questions", "charges", "breakers", "children"]
     assert list(shown["run"])[-2:] == ["limits", "go_on"]
     assert shown["run"]["limits"][1] == {"name": "iterations", "used": 2.0, "limit": 2.0, "left": 0.0}
-    keys = "step_n parent_n score cost_usd tokens timestamp duration error decision best_n scores"
+    keys = "step_n parent_n score cost_usd tokens timestamp duration error decision best_n scores state_dropped"
     assert list(shown["steps"][0]) == keys.split()
     assert shown["children"] == ["master-1", "master-0"]
     failed = json.loads(here(workshop, "show", "fragile", "--json").out)["attempts"][0]
