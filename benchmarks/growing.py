@@ -94,7 +94,7 @@ def durable(case: Case, path: Path, steps: int, *, resuming: bool) -> None:
         return watch.call(case.step, state, chance)
 
     step.__annotations__ = {"state": case.kind, "return": case.kind}
-    decorated = loop(checkpoint=str(path), budget=Budget(iterations=steps + 1), **options)(step)
+    decorated: Any = loop(checkpoint=str(path), budget=Budget(iterations=steps + 1), **options)(step)
     if resuming:
         decorated.resume(RUN)
     else:
