@@ -2,7 +2,7 @@
 
 Each library has a virtual environment of its own, made here with pip, and is used as its own guides show it for a loop
 with a checkpoint per step; `benchmarks/peers/` has a file for each. All of them take turns, each in fresh processes,
-so that ratios hold on a noisy machine:
+and right before each one its floor does the same work, so that ratios hold on a noisy machine:
 
     python benchmarks/peers.py --envs ~/.cache/peers            # 1,000 steps, 5 rounds; keeps the environments
     python benchmarks/peers.py --steps 10000 --works tiny
@@ -133,6 +133,17 @@ def measure(peer: Peer, python: str, work: str, steps: int) -> dict[str, float]:
     return taken
 
 
+def beside_floor(peer: Peer, python: str, work: str, steps: int) -> dict[str, float]:
+    """Measure a peer right after its floor, which is what its ratio is to; the floors themselves need none."""
+    floor = next((each for each in peers() if each.name == FLOORS.get(peer.look["synchronous"])), None)
+    if floor is None or floor.name == peer.name:
+        return measure(peer, python, work, steps) | ({"ratio": 1.0} if floor else {})
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        base = run(floor, sys.executable, "fill", Path(folder) / "runs.db", work, steps)
+    taken = measure(peer, python, work, steps)
+    return taken | {"ratio": taken["us"] / base["us"]}
+
+
 def compare(rows: list[Peer], works: dict[str, int], rounds: int, pythons: dict[str, str]) -> None:
     """Measure every peer in turn, `rounds` times."""
     for peer in rows:
@@ -146,14 +157,14 @@ def compare(rows: list[Peer], works: dict[str, int], rounds: int, pythons: dict[
             for peer in rows:
                 if work in peer.works and not peer.problems.get(work, "").startswith("failed"):
                     try:
-                        taken = measure(peer, pythons[peer.env], work, steps)
+                        taken = beside_floor(peer, pythons[peer.env], work, steps)
                         peer.taken.setdefault(work, []).append(taken)
                     except Failed as problem:
                         peer.problems[work] = f"failed: {problem}"
         print(f"round {number + 1} of {rounds} is done", file=sys.stderr)
 
 
-def cells(peer: Peer, work: str, floors: dict[str, list[dict[str, float]]]) -> list[str]:
+def cells(peer: Peer, work: str) -> list[str]:
     """The row of a peer."""
     runs = peer.taken.get(work, [])
     durability = f"{peer.look.get('journal', '?')} {peer.look.get('synchronous', '?')}"
@@ -161,13 +172,12 @@ def cells(peer: Peer, work: str, floors: dict[str, list[dict[str, float]]]) -> l
     problem = peer.problems.get(work, "")
     if not runs or problem.startswith("failed"):
         return [*row, "failed", *[""] * 5]
-    base = floors.get(FLOORS.get(peer.look.get("synchronous", ""), ""), [])
-    ratios = [taken["us"] / floor["us"] for taken, floor in zip(runs, base, strict=False)] if base else []
+    ratios = [taken["ratio"] for taken in runs if "ratio" in taken]
     resumes = [taken for taken in runs if "resume_ms" in taken]
     return [
         *row,
         spread(taken["us"] for taken in runs),
-        spread(ratios, 2) if ratios else "",
+        spread(ratios, 2) if ratios else "unknown",
         spread((taken["db_mb"] for taken in runs), 1),
         spread((taken["peak_mb"] for taken in runs), 1),
         spread((taken["resume_ms"] for taken in resumes), 1) if resumes else "failed",
@@ -185,8 +195,7 @@ def show(rows: list[Peer], works: dict[str, int]) -> None:
     for work, steps in works.items():
         kind = "a state of 250 bytes" if work == "tiny" else f"a transcript that grows by 1 KB a step to {steps} KB"
         print(f"\n{steps:,} steps, {kind}:\n")
-        floors = {peer.name: peer.taken.get(work, []) for peer in rows}
-        print(table(HEAD, [cells(peer, work, floors) for peer in rows if work in peer.works]))
+        print(table(HEAD, [cells(peer, work) for peer in rows if work in peer.works]))
         problems = [f"- {peer.name}: {peer.problems[work]}" for peer in rows if work in peer.problems]
         print("\n".join(["", *problems]) if problems else "", end="\n" if problems else "")
 
