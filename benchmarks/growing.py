@@ -5,13 +5,13 @@ pragmas: a full copy of every state, and only what changed in the middle of its 
 that it has in common with the text before. To the advantage of the latter its text begins with the big field, so that
 a counter before a list does not make it store the list; and every 64th is a whole text, compressed.
 
-    python benchmarks/growing.py                                 # every case, 3 rounds; needs 12 GB of disk for a while
+    python benchmarks/growing.py                                 # every case, 3 rounds; needs 6 GB of disk for a while
     python benchmarks/growing.py --cases "list first" "list last" --rounds 5
     python benchmarks/growing.py --steps 200                     # shorter: states grow to a fifth
 
 `memory` is the peak above what the process had before the loop. `reading` is the time to read the state after one of
-50 steps with a reader that was just opened, the best of three. `resume` is the time from `resume` to the start of the next step in a
-fresh process, and its memory; what has to be imported is there by then.
+50 steps with a reader that was just opened, the best of three. `resume` is the time from `resume` to the start of the
+next step in a fresh process after a crash, and its memory; what has to be imported is there by then.
 """
 
 from __future__ import annotations
