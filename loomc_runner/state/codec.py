@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_origin
 from loomc_runner.errors import StateError
 from loomc_runner.state.annotations import runtime_type
 from loomc_runner.state.compare import are_equal_json, difference, first_flaw, has_fields, short
-from loomc_runner.state.proof import has_long_number, has_null, has_nullable_float, is_from_json, mentions, models
+from loomc_runner.state.proof import (
+    LONGEST_NUMBER,
+    has_long_number,
+    has_null,
+    has_nullable_float,
+    is_from_json,
+    mentions,
+    models,
+)
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -50,9 +58,11 @@ class Codec(Generic[S]):
         return self.annotation.__qualname__ if is_class else str(self.annotation)
 
     @cached_property
-    def _models(self) -> tuple[type | None, ...]:
-        """The models of a type whose texts need no reading back; with a None in it, that is not so."""
-        return tuple(models(self.adapter.core_schema, {}, frozenset()))
+    def _models(self) -> tuple[type, ...] | None:
+        """The models of a type whose texts need no reading back; None where that is not so."""
+        found = tuple(models(self.adapter.core_schema, {}, frozenset()))
+        known = tuple(model for model in found if model is not None)
+        return known if len(known) == len(found) else None
 
     def encode(self, state: S) -> str:
         """The state as JSON text; it is read back and compared where the serializer alone does not prove it.
@@ -61,9 +71,9 @@ class Codec(Generic[S]):
             StateError: When part of it is not of the declared type, not JSON, or not a finite number.
         """
         text, strict = self._dump(state)
-        if not strict or not self._is_proven(state) or has_long_number(text):
+        if not strict or not self._is_proven(state) or (len(text) >= LONGEST_NUMBER and has_long_number(text)):
             self.compare(state, text)
-        elif has_null(text):  # for a missing value, or a number that is not finite
+        elif "null" in text and has_null(text):  # for a missing value, or a number that is not finite
             self._check_nulls(state, text)
         return text
 
@@ -150,7 +160,7 @@ class Codec(Generic[S]):
         if self._is_model and type(state) is not self.annotation:  # anything with attributes passes for a model
             return False
         # A subclass in the place of its base would be stored as the base.
-        return not any(model is None or model.__subclasses__() for model in self._models)
+        return self._models is not None and not any(map(type.__subclasses__, self._models))
 
     @cached_property
     def _is_model(self) -> bool:

@@ -101,13 +101,17 @@ class SQLiteFile:
             self._looked = now
             if self._opened != _identity(self.path):  # made, deleted, or another one
                 self.close()
+        read_with = None
         if to_write and not self._writable:
-            self.close()
-            self._writable = True
-        if self._connection is None:
-            self._opened, self._looked = _identity(self.path), now
-            self._connection = self._open_patiently()
-            self._opened = _identity(self.path) if to_write else self._opened
+            read_with, self._connection, self._writable = self._connection, None, True
+        try:
+            if self._connection is None:
+                self._opened, self._looked = _identity(self.path), now
+                self._connection = self._open_patiently()
+                self._opened = _identity(self.path) if to_write else self._opened
+        finally:
+            if read_with is not None:  # only now: the last one to close a file merges its log and deletes it
+                read_with.close()
         return self._connection
 
     def look_again(self) -> None:

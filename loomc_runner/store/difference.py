@@ -21,6 +21,9 @@ REACH = 1 << 16
 MOST_PIECES = 64
 """A text that is made of more is better told in another way."""
 
+MOST_MISSES = 32
+"""Looks ahead that find nothing, in all: each takes some microseconds, and texts that want more are too different."""
+
 FIRST_STEP, LONGEST_STEP = 1 << 6, 1 << 16
 """Characters compared at once, powers of two: a copy of the most stays in the cache of the processor."""
 
@@ -33,16 +36,16 @@ def difference(old: str, new: str) -> list[Piece] | None:
     after the changes. Where they have little in common the pieces are long texts of its own, and whoever asks decides
     whether that is worth it.
     """
-    at, to, pieces = 0, 0, list[Piece]()
+    at, to, pieces, looks = 0, 0, list[Piece](), MOST_MISSES
     while len(pieces) < MOST_PIECES:
         if run := _common_head(old, at, new, to):
             pieces.append((at, at + run))
             at, to = at + run, to + run
-        if (meeting := _next_meeting(old, at, new, to)) is None:
+        before, (at, to, looks) = to, _next_meeting(old, at, new, to, looks)
+        if not looks:
             break
-        if meeting[1] > to:
-            pieces.append(new[to : meeting[1]])
-        at, to = meeting
+        if to > before:
+            pieces.append(new[before:to])
     else:
         return None
     tail = _common_tail(old, at, len(old), new, to, len(new))
@@ -103,15 +106,21 @@ def _common_tail(old: str, at: int, old_end: int, new: str, to: int, new_end: in
     return run
 
 
-def _next_meeting(old: str, at: int, new: str, to: int) -> tuple[int, int] | None:
-    """Where two texts that part here agree again, as far as a look ahead tells; something may lie between in each."""
+def _next_meeting(old: str, at: int, new: str, to: int, looks: int) -> tuple[int, int, int]:
+    """Where two texts that part here agree again, and how many looks are left; none when they are not seen to.
+
+    Something may lie between in each of them.
+    """
     for ahead in AHEAD:
         mark = old[at + ahead : at + ahead + LEAST]
         if len(mark) == LEAST and (found := new.find(mark, to, to + REACH)) >= 0:
             back = _common_tail(old, at, at + ahead, new, to, found)
-            return at + ahead - back, found - back
+            return at + ahead - back, found - back, looks
         mark = new[to + ahead : to + ahead + LEAST]
         if len(mark) == LEAST and (found := old.find(mark, at, at + REACH)) >= 0:
             back = _common_tail(old, at, found, new, to, to + ahead)
-            return found - back, to + ahead - back
-    return None
+            return found - back, to + ahead - back, looks
+        looks -= 1
+        if not looks:
+            break
+    return at, to, 0

@@ -117,9 +117,10 @@ class MemoryStore:
             if change.notes is not None:
                 new["notes"] = change.notes
             self._add_insides(run_id, change)
-            drop_states(self._states[run_id], self._steps[run_id], change.dropped)
-            over = () if change.step is None else (change.step.step_n,)
-            drop_results(self._calls.get(run_id, {}), over, change.longest_result)
+            if change.dropped:
+                drop_states(self._states[run_id], self._steps[run_id], change.dropped)
+            if change.longest_result is not None and change.step is not None:
+                drop_results(self._calls.get(run_id, {}), [change.step.step_n], change.longest_result)
             row.update(new)
             return cast("Control | None", row["control"])
 

@@ -82,8 +82,8 @@ def budget_text(budget: dict[str, Any] | None) -> str | None:
     return None if budget is None else json.dumps(budget)
 
 
-def step_values(run_id: str, step: StepRecord[Any], state: Written) -> tuple[Any, ...]:
-    """A step as the values of its row."""
+def step_values(run_id: str, step: StepRecord[Any], at: str, state: Written) -> tuple[Any, ...]:
+    """A step as the values of its row; `at` is its timestamp as text, which its run gets too."""
     return (
         run_id,
         *state,
@@ -92,7 +92,7 @@ def step_values(run_id: str, step: StepRecord[Any], state: Written) -> tuple[Any
         step.score,
         step.nano_usd,
         step.tokens,
-        step.timestamp.isoformat(),
+        at,
         step.duration,
         step.error,
         step.decision,

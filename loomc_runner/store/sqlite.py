@@ -72,7 +72,8 @@ class SQLite(SQLiteReader):
                 sql.put(db, sql.INSERT_RUN, rows.run_values(run))
                 first: StepRecord[Any] = StepRecord(INITIAL, INITIAL, None, None, 0, run.created_at, 0.0)
                 self._chains.forget(run.id)
-                sql.put(db, sql.INSERT_STEP, rows.step_values(run.id, first, self._written(db, run.id, first, state)))
+                written = self._written(db, run.id, first, state)
+                sql.put(db, sql.INSERT_STEP, rows.step_values(run.id, first, run.created_at.isoformat(), written))
         except BaseException:
             owners.let_go(str(self.path), run.id)
             raise
@@ -128,13 +129,12 @@ class SQLite(SQLiteReader):
 
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         run_id, step = lease.run_id, change.step
-        spent = self._charge(db, run_id, change.charges)
-        control = None
-        if not self._update(
-            db, lease, change, spent, None
-        ):  # looked at before the step, which somebody else may have written
+        spent = self._charge(db, run_id, change.charges) if change.charges else (0, 0)
+        at, control = change.at.isoformat(), None
+        # Looked at before the step, which somebody else may have written.
+        if not self._update(db, lease, change, at, spent, None):
             control = rows.control_from((db.execute(sql.ASKED, (run_id,)).fetchone() or (None,))[0])
-            if control is None or not self._update(db, lease, change, spent, control):
+            if control is None or not self._update(db, lease, change, at, spent, control):
                 raise RunLost(
                     f"run {run_id} has ended, was taken over by another process or is no longer in {self.path}; "
                     "nothing more is written to it here"
@@ -144,7 +144,8 @@ class SQLite(SQLiteReader):
             self._chains.drop(run_id, change.dropped)
         if step is not None:
             state = self._written(db, run_id, step, change.state)
-            sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, state))
+            moment = at if step.timestamp is change.at else step.timestamp.isoformat()
+            sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, moment, state))
         self._write_inside(db, run_id, change)
         if step is not None and change.longest_result is not None:
             self._drop_results(db, run_id, step.step_n, step.step_n + 1, change.longest_result)
@@ -186,12 +187,16 @@ class SQLite(SQLiteReader):
 
     @staticmethod
     def _update(
-        db: sqlite3.Connection, lease: Lease, change: Transition, spent: tuple[int, int], control: Control | None
+        db: sqlite3.Connection,
+        lease: Lease,
+        change: Transition,
+        at: str,
+        spent: tuple[int, int],
+        control: Control | None,
     ) -> bool:
         """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
         if change.is_late:
             return db.execute(sql.SPEND, (*spent, lease.run_id, lease.epoch)).rowcount == 1
-        at = change.at.isoformat()
         totals = (int(change.step is not None), *spent, change.worked, change.best_step, change.dearest_nano)
         owned = (lease.run_id, lease.epoch, control)
         if change.status is not RunStatus.RUNNING:
