@@ -54,8 +54,7 @@ class MemoryStore:
         self._calls: dict[str, dict[tuple[int, int], Call]] = {}
         self._questions: dict[tuple[str, int, int], Question] = {}
         self._breakers: list[tuple[str, BreakerChange]] = []
-        self._mark = 0
-        self._pid = os.getpid()
+        self._mark, self._pid = 0, os.getpid()
 
     def create_run(self, run: Run, state: str) -> Lease:
         """Insert the run with its initial state and own it."""

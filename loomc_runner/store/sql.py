@@ -36,6 +36,12 @@ STATE = (  # and those that it is built on, each on an earlier one, as they are 
 BASE = "SELECT base_n FROM steps WHERE run_id = ? AND step_n = ?"
 BUILT_ON = "SELECT step_n FROM steps WHERE run_id = ? AND base_n = ?"
 REWRITE_STATE = "UPDATE steps SET encoding = ?, base_n = ?, state_blob = ? WHERE run_id = ? AND step_n = ?"
+ROW = f"SELECT rowid, run_id, {', '.join(STEP_COLUMNS)} FROM steps WHERE run_id = ? AND step_n = ?"
+DELETE_ROW = "DELETE FROM steps WHERE run_id = ? AND step_n = ?"
+INSERT_DROPPED = (
+    f"INSERT INTO steps (rowid, run_id, {', '.join(STEP_COLUMNS)}, encoding) "
+    f"VALUES ({', '.join('?' * (len(STEP_COLUMNS) + 2))}, 'dropped')"
+)
 KEPT = (  # on either side of a step whose state was dropped
     "SELECT (SELECT step_n FROM steps WHERE run_id = :run AND step_n < :step AND encoding <> 'dropped' "
     "ORDER BY step_n DESC LIMIT 1), (SELECT step_n FROM steps WHERE run_id = :run AND step_n > :step "
@@ -81,9 +87,7 @@ ATTEMPTS = (
 )
 CHARGES = f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY id"
 
-DROP_RESULT = (
-    "UPDATE calls SET result = NULL, result_hash = ?, result_size = ? WHERE run_id = ? AND step_n = ? AND seq = ?"
-)
+DELETE_CALL = "DELETE FROM calls WHERE run_id = ? AND step_n = ? AND seq = ?"
 CALL_COLUMNS = tuple(item.name for item in fields(Call))
 CALLS = (
     f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND (step_n, seq) >= (?, ?) AND step_n < ? "

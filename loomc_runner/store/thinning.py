@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import lru_cache
 
 from loomc_runner.records import Call
-from loomc_runner.store import sql
+from loomc_runner.store import rows, sql
 from loomc_runner.store.chains import rewritten
-from loomc_runner.store.states import DROPPED, Known, Written
+from loomc_runner.store.states import Known, Written
 
 AT_HAND = 4
 """States that were read and may be asked for again."""
@@ -22,8 +22,10 @@ def drop_states(db: sqlite3.Connection, run_id: str, steps: Collection[int], rea
     changed = [(step_n, *_rebuilt(step_n, _lasting(base_n, gone), read)) for step_n, base_n in _built(db, run_id, gone)]
     for step_n, *written in changed:
         db.execute(sql.REWRITE_STATE, (*written, run_id, step_n))
-    for step_n in gone:
-        db.execute(sql.REWRITE_STATE, (*Written(DROPPED, None, None), run_id, step_n))
+    found = [row for n in gone for row in db.execute(sql.ROW, (run_id, n))]
+    for step_n in gone:  # taken out and put back, since rows that shrink where they are leave their pages half empty
+        db.execute(sql.DELETE_ROW, (run_id, step_n))
+    db.executemany(sql.INSERT_DROPPED, found)
 
 
 def _built(db: sqlite3.Connection, run_id: str, gone: dict[int, tuple[int | None]]) -> Iterator[tuple[int, int]]:
@@ -50,4 +52,5 @@ def drop_results(db: sqlite3.Connection, run_id: str, calls: Iterable[Call], lon
     """Drop the results of calls that are longer than so many characters, but for their hash and their size."""
     for call in calls:
         if (dropped := call.without_long_result(longest)) is not call:
-            db.execute(sql.DROP_RESULT, (dropped.result_hash, dropped.result_size, run_id, dropped.step_n, dropped.seq))
+            db.execute(sql.DELETE_CALL, (run_id, call.step_n, call.seq))
+            db.execute(sql.PUT_CALL, rows.call_values(run_id, dropped))

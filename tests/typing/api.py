@@ -19,6 +19,7 @@ from loomc_runner import (
     Done,
     Escalate,
     Judgement,
+    Keep,
     LastGood,
     LoomcError,
     Loop,
@@ -276,6 +277,8 @@ assert_type(wraps_up_async, AsyncLoop[Draft])
 
 loop(on_budget=grade)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 loop(on_budget=0.8)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+loop(keep=Keep(every=10, best=3, last=20, results=100_000))
+loop(keep=10)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 Budget(usd=2, wrap_up="0.25")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 judge("is it good?")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Judgement("no")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

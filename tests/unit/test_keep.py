@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,6 +31,8 @@ from loomc_runner.records import StepRecord, Transition
 from loomc_runner.state import Codec
 from loomc_runner.store import Store
 from loomc_runner.store.memory import MemoryStore
+from loomc_runner.store.sqlite import SQLite
+from loomc_runner.store.upkeep import damage, measure
 from loomc_runner.testing import AT
 
 
@@ -260,6 +264,20 @@ def test_a_long_run_is_not_gone_through_again() -> None:
         read.append(store.read - before)
     assert read[2] <= read[1] + 200
     assert len(kept(store)) < length / 50 + 100
+
+
+def test_a_dropped_state_takes_no_room(tmp_path: Path) -> None:
+    """The pages of states that are gone are used again, those of their rows too: the file grows by rows alone."""
+    chance, pages = random.Random(3), {}
+    for name, keep in (("all", None), ("few", Keep(last=4))):
+        store = SQLite(tmp_path / f"{name}.db", durability="process")
+        make = Maker(store, is_async=False)
+        run(make, lambda draft: Draft(draft.n + 1, [chance.randbytes(3_000).hex()]), 400, keep=keep)
+        store.close()
+        pages[name] = measure(tmp_path / f"{name}.db").size // 4096
+        assert damage(tmp_path / f"{name}.db") == []
+    assert pages["few"] < pages["all"] / 6
+    assert pages["few"] < 110
 
 
 def rows(scores: list[float]) -> list[StepRecord[Any]]:
