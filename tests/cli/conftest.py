@@ -6,12 +6,13 @@ import fcntl
 import os
 import pty
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
 import termios
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +62,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert python(folder, "lab.py", "begin", "patient", "gentle").returncode == 0
     assert python(folder, "-W", "ignore", "lab.py", "leave", *ENDED).returncode == 0
     assert python(folder, "lab.py", "leave", "fragile", "mortal", BROKEN="1").returncode == -9
+    with closing(sqlite3.connect(folder / ".loomc" / "checkpoints.db")) as db:  # what was killed has left its log
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return folder
 
 
