@@ -120,7 +120,7 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
     if outcome.done is not None and (limit is None or cursor.ledger.can_wrap_up(limit)):
         how = " (wrapped up)" if cursor.ledger.wrap_step == cursor.step_n else ""
         return Verdict(RunStatus.COMPLETED, f"done: the step said so{how}", "stop")
-    reason, wraps_up = None, _wraps_up(cursor, limit)
+    reason, wraps_up = None, (limit is not None or bool(cursor.ledger.limited)) and _wraps_up(cursor, limit)
     if spec.detectors and not wraps_up:
         reason, wraps_up = await _asked(cursor, scope)
     if reason is not None:
@@ -132,7 +132,7 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
         target = chosen(spec.strategies, history)
         next_n = step.step_n if target is None else target
         return Verdict(decision="escalate", next_n=next_n, wraps_up=wraps_up)
-    target = chosen(spec.strategies, history)
+    target = chosen(spec.strategies, history) if spec.strategies else None
     if target is None:
         return Verdict(wraps_up=True) if wraps_up else GO_ON
     return Verdict(decision=f"restore {target}", next_n=target, wraps_up=wraps_up)

@@ -66,7 +66,8 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
         if scope.journal is not None:
             scope.journal.begin_try()
         with entered(scope):
-            work = perform(spec, scope, cursor.codec, cursor.state, cursor.history, escalation(cursor))
+            prepare = None if spec.on_stall is None else escalation(cursor)
+            work = perform(spec, scope, cursor.codec, cursor.state, cursor.history, prepare)
             outcome = await (cursor.watch.over(work, scope) if spec.is_async else work)
             step, verdict = await conclude(cursor, scope, outcome)
         if scope.holds:  # what a scorer or a judge has left open

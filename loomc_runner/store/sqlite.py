@@ -113,19 +113,20 @@ class SQLite(SQLiteReader):
             raise
         except BaseException:
             self._forget(lease.run_id)  # what is at hand of it may never have been stored
-            self._let_go(lease, transition)
+            if transition.status is not RunStatus.RUNNING:
+                self._let_go(lease)
             raise
-        self._let_go(lease, transition)
+        if transition.status is not RunStatus.RUNNING:
+            self._let_go(lease)
         return control
 
     def _forget(self, run_id: str) -> None:
         with self.lock:  # another thread may be writing
             self._chains.forget(run_id)
 
-    def _let_go(self, lease: Lease, transition: Transition) -> None:
-        if transition.status is not RunStatus.RUNNING:
-            owners.let_go(str(self.path), lease.run_id)
-            self._forget(lease.run_id)
+    def _let_go(self, lease: Lease) -> None:
+        owners.let_go(str(self.path), lease.run_id)
+        self._forget(lease.run_id)
 
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         run_id, step = lease.run_id, change.step
