@@ -14,7 +14,7 @@ SMALL = 1024
 SPREAD = 8
 """Each so many-th step is built on the one so many before, each 64th on the one 64 before, and so on."""
 
-MOST_HOPS, MOST_PATCHES = 96, 16
+MOST_HOPS, MOST_PATCHES = 96, 6
 """Steps that a state may be built on, and patches among them: each of those takes a pass over the whole text."""
 
 CHEAP, WORTH_IT = 0.1, 0.8
