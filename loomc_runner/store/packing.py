@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,8 +54,11 @@ def patch(old: str, new: str) -> bytes:
     return zstd.compress(data, options=settings, zstd_dict=prefix)
 
 
-def patched(old: str, blob: bytes) -> str:
-    """The new text."""
-    prefix = zstd.ZstdDict(old.encode(), is_raw=True).as_prefix
+def patched(old: str, patches: Iterable[bytes]) -> str:
+    """The text that patches make of another, one after the other."""
     settings: dict[int, int] = {zstd.DecompressionParameter.window_log_max: LARGEST_WINDOW}
-    return zstd.decompress(blob, options=settings, zstd_dict=prefix).decode()
+    data = old.encode()
+    for blob in patches:
+        prefix = zstd.ZstdDict(data, is_raw=True).as_prefix
+        data = zstd.decompress(blob, options=settings, zstd_dict=prefix)
+    return data.decode()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from loomc_runner.store.difference import Piece, difference, joined, traced
@@ -86,28 +87,40 @@ def put_together(chain: Sequence[Written]) -> Known:
         raise ValueError(f"it is built on step {layers[-1].base_n}, whose state was dropped")
     if last.encoding != "json" or last.blob is None:
         raise ValueError(f"it is built on step {last.base_n}, which is not there")
-    text, cuts = _full(last.blob), list[list[Piece]]()
-    length = len(text)
-    for layer in reversed(layers):
-        if layer.encoding == "cut":
-            cuts.append(_pieces(layer.blob, length))
-            length = sum(len(piece) if isinstance(piece, str) else piece[1] - piece[0] for piece in cuts[-1])
-        elif layer.encoding == "patch" and isinstance(layer.blob, bytes):
-            text, cuts = _patched(_applied(cuts, text), layer.blob), []
-            length = len(text)
-        elif layer.encoding != "same":
-            raise ValueError(f"there is no form {layer.encoding!r}")
-    return Known(_applied(cuts, text), len(layers), sum(layer.encoding == "patch" for layer in layers))
+    text = _full(last.blob)
+    for form, group in groupby(reversed(layers), key=lambda layer: layer.encoding):
+        if form == "cut":
+            text = _with_cuts(text, group)
+        elif form == "patch":
+            text = _with_patches(text, group)
+        elif form != "same":
+            raise ValueError(f"there is no form {form!r}")
+    return Known(text, len(layers), sum(layer.encoding == "patch" for layer in layers))
 
 
-def _applied(cuts: list[list[Piece]], text: str) -> str:
+def _with_cuts(text: str, layers: Iterable[Written]) -> str:
     """The text after several differences, oldest first."""
-    if not cuts:
-        return text
+    cuts, length = list[list[Piece]](), len(text)
+    for layer in layers:
+        cuts.append(_pieces(layer.blob, length))
+        length = sum(len(piece) if isinstance(piece, str) else piece[1] - piece[0] for piece in cuts[-1])
     *older, wanted = cuts
     for pieces in reversed(older):
         wanted = traced(wanted, pieces)
     return joined(wanted, text)
+
+
+def _with_patches(text: str, layers: Iterable[Written]) -> str:
+    """The text after several patches, oldest first."""
+    from loomc_runner.store.packing import patched
+
+    return patched(text, map(_frame, layers))
+
+
+def _frame(layer: Written) -> bytes:
+    if not isinstance(layer.blob, bytes):
+        raise ValueError(f"a patch is no {type(layer.blob).__name__}")  # noqa: TRY004 - a row, not a call, is wrong
+    return layer.blob
 
 
 def _pieces(blob: str | bytes | None, length: int) -> list[Piece]:
@@ -121,12 +134,6 @@ def _part(length: int, start: int, stop: int) -> tuple[int, int]:
     if not (type(start) is type(stop) is int and 0 <= start < stop <= length):
         raise ValueError(f"there is no part from {start} to {stop} in {length} characters")
     return start, stop
-
-
-def _patched(text: str, blob: bytes) -> str:
-    from loomc_runner.store.packing import patched
-
-    return patched(text, blob)
 
 
 def _shortened(text: str, long: float = LONG) -> str | bytes:
