@@ -68,6 +68,7 @@ END = (
     "WHERE id = ? AND epoch = ? AND control IS ? AND status = 'running'"
 )
 SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id = ? AND epoch = ?"
+OWNED = "SELECT 1 FROM runs WHERE id = ? AND epoch = ?"
 NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
 CHARGE_COLUMNS = tuple(item.name for item in fields(Charge))

@@ -196,6 +196,8 @@ class SQLite(SQLiteReader):
         control: Control | None,
     ) -> bool:
         """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
+        if change.is_late and spent == (0, 0):  # a row that is only read is no page to write
+            return db.execute(sql.OWNED, (lease.run_id, lease.epoch)).fetchone() is not None
         if change.is_late:
             return db.execute(sql.SPEND, (*spent, lease.run_id, lease.epoch)).rowcount == 1
         totals = (int(change.step is not None), *spent, change.worked, change.best_step, change.dearest_nano)
