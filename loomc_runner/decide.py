@@ -120,7 +120,7 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
     if outcome.done is not None and (limit is None or cursor.ledger.can_wrap_up(limit)):
         how = " (wrapped up)" if cursor.ledger.wrap_step == cursor.step_n else ""
         return Verdict(RunStatus.COMPLETED, f"done: the step said so{how}", "stop")
-    reason, wraps_up = None, (limit is not None or bool(cursor.ledger.limited)) and _wraps_up(cursor, limit)
+    reason, wraps_up = None, _wraps_up(cursor, limit)
     if spec.detectors and not wraps_up:
         reason, wraps_up = await _asked(cursor, scope)
     if reason is not None:

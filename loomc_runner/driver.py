@@ -231,7 +231,7 @@ def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
     """Put the cursor where the next step starts, or at its end."""
     step = cursor.record
     if step is not None and outcome.text is not None:
-        cursor.state, cursor.parent_n = outcome.state, step.step_n  # type: ignore[assignment]
+        cursor.state, cursor.parent_n = cast("S", outcome.state), step.step_n
     else:  # whatever the failed step did to the state it was given
         cursor.state = cursor.history.state(cursor.parent_n)
     if verdict.status is not RunStatus.RUNNING:
