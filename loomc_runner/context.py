@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from loomc_runner.budget import to_nano
@@ -97,7 +97,6 @@ class Settling(Protocol):
         """Record what the call is taken to have cost."""
 
 
-@dataclass(slots=True)
 class Scope:
     """One try of a step: where its charges go, and what is known of its inside.
 
@@ -108,19 +107,34 @@ class Scope:
     where nobody says so: the scorer or the judge, after the function has returned.
     """
 
-    store: Store
-    lease: Lease
-    account: OpenStep
-    step_n: int
-    clock: Clock
-    lock: threading.RLock
-    journal: Journal | None = None
-    left: Leave | None = None
-    closed: bool = False
-    purpose: str | None = None
-    works: set[Work] = field(default_factory=set)
-    pending: list[Charge] = field(default_factory=list)
-    holds: set[Settling] = field(default_factory=set)
+    __slots__ = (
+        *("account", "clock", "closed", "holds", "journal", "lease", "left", "lock", "pending", "purpose", "step_n"),
+        *("store", "works"),
+    )
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        account: OpenStep,
+        step_n: int,
+        clock: Clock,
+        lock: threading.RLock,
+        journal: Journal | None,
+    ) -> None:
+        self.store = store
+        self.lease = lease
+        self.account = account
+        self.step_n = step_n
+        self.clock = clock
+        self.lock = lock
+        self.journal = journal
+        self.left: Leave | None = None
+        self.closed = False
+        self.purpose: str | None = None
+        self.works: set[Work] = set()
+        self.pending: list[Charge] = []
+        self.holds: set[Settling] = set()
 
     @property
     def record(self) -> Journal:
@@ -170,7 +184,8 @@ class Scope:
         return Leaving(leave.reason)
 
 
-_scope: ContextVar[Scope | None] = ContextVar("loomc_runner_step", default=None)
+scope_here: ContextVar[Scope | None] = ContextVar("loomc_runner_step", default=None)
+"""The step that code runs in; the driver sets it around what it calls of the user's."""
 
 
 @dataclass(eq=False)
@@ -195,24 +210,8 @@ halting: ContextVar[Halt | None] = ContextVar("loomc_runner_halting", default=No
 _meters: ContextVar[tuple[Meter, ...]] = ContextVar("loomc_runner_meters", default=())
 
 
-def current_scope() -> Scope | None:
-    """The step this code runs in, or None."""
-    return _scope.get()
-
-
-class entered:  # noqa: N801 - used as `with entered(scope):`; a class and no generator, since every step enters
-    """Let user code that is called inside see the step."""
-
-    __slots__ = ("_scope", "_token")
-
-    def __init__(self, scope: Scope) -> None:
-        self._scope = scope
-
-    def __enter__(self) -> None:
-        self._token = _scope.set(self._scope)
-
-    def __exit__(self, *_: object) -> None:
-        _scope.reset(self._token)
+current_scope: Callable[[], Scope | None] = scope_here.get
+"""The step this code runs in, or None."""
 
 
 class outside_of_steps:  # noqa: N801 - used as `with outside_of_steps():`
@@ -221,11 +220,11 @@ class outside_of_steps:  # noqa: N801 - used as `with outside_of_steps():`
     __slots__ = ("_tokens",)
 
     def __enter__(self) -> None:
-        self._tokens = _scope.set(None), _meters.set(())
+        self._tokens = scope_here.set(None), _meters.set(())
 
     def __exit__(self, *_: object) -> None:
         scope, meters = self._tokens
-        _scope.reset(scope)
+        scope_here.reset(scope)
         _meters.reset(meters)
 
 

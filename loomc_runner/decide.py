@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
@@ -44,8 +43,21 @@ def left(run_id: str, leave: Leave) -> Verdict:
 
 async def conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
     """The record of the step, if it leaves one, and what follows from it; a step that was left leaves none."""
+    step: StepRecord[S] | None
     if scope.left is None:
-        step, verdict = await _conclude(cursor, scope, outcome)
+        if outcome.text is None:
+            step, verdict = await _without_state(cursor, scope, outcome)
+        elif (failure := outcome.error or outcome.flaw or outcome.torn) is not None:
+            step = _record(cursor, scope, outcome, failure)
+            cursor.history.append(step, outcome.text)
+            verdict = _failed(outcome, failure)
+        else:
+            step = _record(cursor, scope, outcome, None)
+            cursor.history.append(step, outcome.text)
+            try:
+                verdict = await _decide(cursor, scope, outcome, step)
+            except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
+                step, verdict = _unjudged(cursor, outcome, step, error)
         if scope.left is None:
             return step, verdict
         if step is not None:
@@ -58,26 +70,23 @@ async def conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tupl
     return None, left(cursor.lease.run_id, scope.left)
 
 
-async def _conclude(cursor: Cursor[S], scope: Scope, outcome: Outcome[S]) -> tuple[StepRecord[S] | None, Verdict]:
-    if outcome.text is None:
-        return await _without_state(cursor, scope, outcome)
-    failure = outcome.error or outcome.flaw or outcome.torn
-    step = _record(cursor, scope, outcome, failure)
-    cursor.history.append(step, outcome.text)
-    if failure is None:
-        try:
-            return step, await _decide(cursor, scope, outcome, step)
-        except BaseException as error:  # noqa: BLE001 - whatever befalls a judge must not lose the step it judged
-            if limit := limit_in(error, cursor.ledger):
-                if cursor.ledger.can_wrap_up(limit):
-                    return step, Verdict(wraps_up=True)
-                return step, exhausted(cursor.lease.run_id, limit)
-            failure = error
-            outcome.torn = None if isinstance(error, Exception) else error
-            step = dataclasses.replace(step, error=in_words(error))
+def _unjudged(
+    cursor: Cursor[S], outcome: Outcome[S], step: StepRecord[S], error: BaseException
+) -> tuple[StepRecord[S], Verdict]:
+    """A step whose judge has failed, or met a limit: it is committed, and the run ends."""
+    if limit := limit_in(error, cursor.ledger):
+        if cursor.ledger.can_wrap_up(limit):
+            return step, Verdict(wraps_up=True)
+        return step, exhausted(cursor.lease.run_id, limit)
+    outcome.torn = None if isinstance(error, Exception) else error
+    return step._replace(error=in_words(error)), _failed(outcome, error)
+
+
+def _failed(outcome: Outcome[Any], failure: BaseException) -> Verdict:
+    """The verdict for a step whose state is kept, though something went wrong after it, or tore it away."""
     if outcome.torn is not None:
-        return step, Verdict(RunStatus.PAUSED, f"paused: {in_words(outcome.torn)}", error=outcome.torn)
-    return step, Verdict(RunStatus.FAILED, f"failed: {in_words(failure)}", "stop", error=failure)
+        return Verdict(RunStatus.PAUSED, f"paused: {in_words(outcome.torn)}", error=outcome.torn)
+    return Verdict(RunStatus.FAILED, f"failed: {in_words(failure)}", "stop", error=failure)
 
 
 def _delay(cursor: Cursor[S], outcome: Outcome[S]) -> float | None:
@@ -120,7 +129,7 @@ async def _decide(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: St
     if outcome.done is not None and (limit is None or cursor.ledger.can_wrap_up(limit)):
         how = " (wrapped up)" if cursor.ledger.wrap_step == cursor.step_n else ""
         return Verdict(RunStatus.COMPLETED, f"done: the step said so{how}", "stop")
-    reason, wraps_up = None, _wraps_up(cursor, limit)
+    reason, wraps_up = None, bool(limit or cursor.ledger.limited) and _wraps_up(cursor, limit)
     if spec.detectors and not wraps_up:
         reason, wraps_up = await _asked(cursor, scope)
     if reason is not None:
@@ -172,27 +181,26 @@ def _wraps_up(cursor: Cursor[Any], limit: BudgetExhausted | None) -> bool:
 
 
 def _record(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], failure: BaseException | None) -> StepRecord[S]:
-    best_n = _best_so_far(cursor, outcome.score)
+    account, history, step_n = scope.account, cursor.history, scope.step_n
+    if outcome.score is not None and is_new_best(outcome.score, history, cursor.spec.direction):
+        best_n: int | None = step_n
+    else:
+        best_n = None if (newest := history.newest) is None else newest.best_n
     return StepRecord(
-        step_n=scope.step_n,
-        parent_n=cursor.parent_n,
-        score=outcome.score,
-        nano_usd=scope.account.total if scope.account.priced else None,
-        tokens=scope.account.tokens,
-        timestamp=cursor.spec.clock.now(),
-        duration=outcome.duration,
-        error=None if failure is None else in_words(failure),
-        best_n=best_n,
-        scores=outcome.scores,
-        read_state=cursor.history.state,
+        step_n,
+        cursor.parent_n,
+        outcome.score,
+        account.total if account.priced else None,
+        account.tokens,
+        scope.clock.now(),
+        outcome.duration,
+        None if failure is None else in_words(failure),
+        None,
+        best_n,
+        outcome.scores,
+        False,  # noqa: FBT003 - by place, as names take as long again, and every step makes one
+        history.state,
     )
-
-
-def _best_so_far(cursor: Cursor[S], score: float | None) -> int | None:
-    if score is not None and is_new_best(score, cursor.history, cursor.spec.direction):
-        return cursor.step_n
-    newest = cursor.history.newest
-    return None if newest is None else newest.best_n
 
 
 def chosen(strategies: Iterable[Strategy], history: History[Any]) -> int | None:

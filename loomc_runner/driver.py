@@ -13,16 +13,16 @@ from typing import Any, TypeVar, cast
 from loom import tailrec, tailstream
 
 from loomc_runner.announce import announce
-from loomc_runner.context import LOOK, Scope, asked_to_leave, entered, rest
+from loomc_runner.context import LOOK, Scope, asked_to_leave, current_scope, rest, scope_here
 from loomc_runner.cursor import Cursor, Verdict
 from loomc_runner.decide import conclude, escalation, exhausted, left
 from loomc_runner.errors import BudgetExhausted, LoomcError, LoomcWarning, in_words
 from loomc_runner.holds import settle_all
-from loomc_runner.records import Attempt, Charge, Control, RunStatus, StepRecord, Transition
+from loomc_runner.records import RUNNING, Attempt, Charge, Control, RunStatus, StepRecord, Transition
 from loomc_runner.retry import category_of
 from loomc_runner.step import Outcome, perform
 from loomc_runner.store import block, patiently
-from loomc_runner.watching import note, tell
+from loomc_runner.watching import is_watched, note, tell
 from loomc_runner.works import end_works
 
 S = TypeVar("S")
@@ -39,11 +39,12 @@ WENT = "went another way"
 async def advance(cursor: Cursor[S]) -> Cursor[S]:
     """Take one step; stop where somebody asked for it, and wait where the step is to be tried again."""
     control = await _take_step(cursor)
-    await announce(cursor)
-    if cursor.stopped:
+    if cursor.spec.calls_back or is_watched():
+        await announce(cursor)
+    if cursor.verdict is not None:
         return cursor
-    if asked := _asked_to_stop(cursor, control):
-        await end(cursor, asked)
+    if leave := asked_to_leave(control, cursor.halt):
+        await end(cursor, left(cursor.lease.run_id, leave))
     elif cursor.account is None:
         await _wait(cursor)
         if cursor.stopped:  # another try does not fit
@@ -53,23 +54,27 @@ async def advance(cursor: Cursor[S]) -> Cursor[S]:
 
 async def _take_step(cursor: Cursor[S]) -> Control | None:
     """Run a step, decide what follows, and commit all of it at once; what somebody asks of the run comes back."""
-    if cursor.account is None:
+    spec, ledger, account, outcome = cursor.spec, cursor.ledger, cursor.account, None
+    if account is None:
         raise RuntimeError(f"run {cursor.lease.run_id} has no open step")
-    spec, ledger = cursor.spec, cursor.ledger
-    ledger.start_clock()
-    cursor.record, outcome = None, None
-    scope = Scope(cursor.store, cursor.lease, cursor.account, ledger.steps, spec.clock, cursor.lock, cursor.journal)
+    cursor.record = None
+    scope = Scope(cursor.store, cursor.lease, account, ledger.steps, spec.clock, cursor.lock, cursor.journal)
     try:
         if spec.is_async and (now := spec.clock.monotonic()) - cursor.turned > BREATH:
             cursor.turned = now
             await cursor.sleep(0)
         if scope.journal is not None:
             scope.journal.begin_try()
-        with entered(scope):
+        ledger.start_clock()
+        outside = current_scope()
+        try:
+            scope_here.set(scope)
             prepare = None if spec.on_stall is None else escalation(cursor)
             work = perform(spec, scope, cursor.codec, cursor.state, cursor.history, prepare)
             outcome = await (cursor.watch.over(work, scope) if spec.is_async else work)
             step, verdict = await conclude(cursor, scope, outcome)
+        finally:
+            scope_here.set(outside)
         if scope.holds:  # what a scorer or a judge has left open
             settle_all(scope)
         if step is None and scope.works:
@@ -83,14 +88,7 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
             error.state = outcome.state  # could not be stored, but is paid for
         await _cut_off(cursor, scope, error)
         raise
-    finally:
-        ledger.stop_clock()
     return control
-
-
-def _asked_to_stop(cursor: Cursor[Any], control: Control | None) -> Verdict | None:
-    leave = asked_to_leave(control, cursor.halt)
-    return None if leave is None else left(cursor.lease.run_id, leave)
 
 
 async def _wait(cursor: Cursor[Any]) -> None:
@@ -103,8 +101,8 @@ async def _wait(cursor: Cursor[Any]) -> None:
         else:
             await rest(parent, min(left_over, LOOK), cursor.sleep)
         run = await patiently(cursor.sleep, cursor.store.get_run, cursor.lease.run_id)
-        if asked := _asked_to_stop(cursor, run.control):
-            await end(cursor, asked)
+        if leave := asked_to_leave(run.control, cursor.halt):
+            await end(cursor, left(cursor.lease.run_id, leave))
             return
     await start(cursor)
 
@@ -123,8 +121,8 @@ async def start(cursor: Cursor[Any]) -> None:
     except BaseException:
         cursor.account.settle()
         raise
-    if asked := _asked_to_stop(cursor, control):
-        await end(cursor, asked)
+    if leave := asked_to_leave(control, cursor.halt):
+        await end(cursor, left(run_id, leave))
 
 
 async def end(cursor: Cursor[S], verdict: Verdict) -> None:
@@ -150,13 +148,13 @@ async def _commit(
     cursor: Cursor[S], scope: Scope, outcome: Outcome[S], step: StepRecord[S] | None, verdict: Verdict
 ) -> Control | None:
     """Settle the step's account, reserve the next one, and store everything in one transaction."""
-    account, ledger, pending = scope.account, cursor.ledger, tuple(scope.pending)
+    ledger, account, pending = cursor.ledger, scope.account, tuple(scope.pending)
     cost, cursor.account = account.settle(), None
     if step is not None:
         ledger.steps += 1
     if verdict.wraps_up:
         ledger.wrap_up()
-    if verdict.status is RunStatus.RUNNING and verdict.delay is None:
+    if verdict.status is RUNNING and verdict.delay is None:
         try:
             cursor.account = ledger.open_step()
         except BudgetExhausted as error:
@@ -164,21 +162,16 @@ async def _commit(
     if step is not None:
         nano, tokens, decision = cost if account.priced else None, account.tokens, verdict.decision
         if decision is not None or nano != step.nano_usd or tokens != step.tokens:
-            step = dataclasses.replace(step, nano_usd=nano, tokens=tokens, decision=decision)
+            step = step._replace(nano_usd=nano, tokens=tokens, decision=decision)
             cursor.history.replace_newest(step)
-    change = _change(cursor, scope, outcome, step, verdict, pending, cost)
-    cursor.unstored = change
+    change = cursor.unstored = _change(cursor, scope, outcome, step, verdict, pending, cost)
     control = await patiently(cursor.sleep, cursor.store.commit, cursor.lease, change)
-    del scope.pending[: len(pending)]
     cursor.worked, cursor.record, cursor.unstored = cursor.worked + change.worked, step, None
-    if verdict.delay is None:
-        cursor.tried, cursor.journal, cursor.delay = 0, None, None
-    else:
-        failed = not verdict.wraps_up  # a try that was refused is none of the tries
-        cursor.tried, cursor.journal, cursor.delay = cursor.tried + 1 if failed else 0, scope.journal, verdict.delay
+    if pending:
+        del scope.pending[: len(pending)]
+    _move(cursor, scope, outcome, verdict)
     if change.attempt is not None:
         tell("failed", cursor.lease.run_id, change.attempt, verdict.delay)
-    _move(cursor, outcome, verdict)
     if change.notes is not None:
         _note(cursor, change.notes)
     return control
@@ -202,23 +195,17 @@ def _change(
     cost: int,
 ) -> Transition:
     """All that a try of a step changes in its run."""
-    ledger, opened, journal = cursor.ledger, cursor.account, scope.journal
-    change = Transition(
-        cursor.spec.clock.now() if step is None else step.timestamp,
-        step,
-        outcome.text,
-        pending,
-        status=verdict.status,
-        stop_reason=verdict.reason,
-        in_flight=None if opened is None else ledger.steps,
-        reserved_nano=0 if opened is None else opened.reserved,
-        worked=ledger.elapsed - cursor.worked,
-        best_step=None if step is None else step.best_n,
-        dearest_nano=ledger.dearest,
-        result=outcome.result,
-    )
+    ledger, journal = cursor.ledger, scope.journal
+    change = Transition(cursor.spec.clock.now() if step is None else step.timestamp, step, outcome.text, pending)
+    change.worked, change.dearest_nano, change.result = ledger.worked - cursor.worked, ledger.dearest, outcome.result
+    if cursor.account is not None:
+        change.in_flight, change.reserved_nano = ledger.steps, cursor.account.reserved
+    if verdict.status is not RUNNING:
+        change.status, change.stop_reason = verdict.status, verdict.reason
     if step is None:
         change.attempt = _attempt(scope, outcome, verdict, cost)
+    else:
+        change.best_step = step.best_n
     if journal is not None:
         change.withdrawn = journal.withdrawn() if step is not None or scope.left is not None else ()
         change.superseded = journal.superseded() if step is not None else ()
@@ -227,18 +214,23 @@ def _change(
     return change if cursor.keeper is None else cursor.keeper.thinned(change, verdict.next_n)
 
 
-def _move(cursor: Cursor[S], outcome: Outcome[S], verdict: Verdict) -> None:
-    """Put the cursor where the next step starts, or at its end."""
+def _move(cursor: Cursor[S], scope: Scope, outcome: Outcome[S], verdict: Verdict) -> None:
+    """Put the cursor where the next step starts, or the next try of this one, or at its end."""
     step = cursor.record
     if step is not None and outcome.text is not None:
         cursor.state, cursor.parent_n = cast("S", outcome.state), step.step_n
     else:  # whatever the failed step did to the state it was given
         cursor.state = cursor.history.state(cursor.parent_n)
-    if verdict.status is not RunStatus.RUNNING:
+    if verdict.status is not RUNNING:
         cursor.verdict = verdict
     elif verdict.next_n is not None and (verdict.decision or verdict.next_n != cursor.parent_n):
         # From the stored bytes, so that nothing done to the old object since can spoil it.
         cursor.state, cursor.parent_n = cursor.history.state(verdict.next_n), verdict.next_n
+    if verdict.delay is None:
+        cursor.tried, cursor.journal = 0, None
+    else:
+        failed = not verdict.wraps_up  # a try that was refused is none of the tries
+        cursor.tried, cursor.journal, cursor.delay = cursor.tried + 1 if failed else 0, scope.journal, verdict.delay
 
 
 async def _cut_off(cursor: Cursor[S], scope: Scope, error: BaseException) -> None:
@@ -342,7 +334,7 @@ def _typed(decorate: Any) -> Callable[[F], F]:
 @_typed(tailrec)
 async def drive(cursor: Cursor[S]) -> Cursor[S]:
     """Advance until the run stops."""
-    if cursor.stopped:
+    if cursor.verdict is not None:
         return cursor
     cursor = await advance(cursor)
     return await drive(cursor)
@@ -351,7 +343,7 @@ async def drive(cursor: Cursor[S]) -> Cursor[S]:
 @_typed(tailstream)
 async def flow(cursor: Cursor[S]) -> AsyncGenerator[StepRecord[S]]:
     """Advance until the run stops, giving each committed step as it happens."""
-    if cursor.stopped:
+    if cursor.verdict is not None:
         return
     cursor = await advance(cursor)
     if cursor.record is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, overload
@@ -67,7 +66,7 @@ class History(Sequence[StepRecord[S]]):
 
     def record(self, row: StepRecord[Any]) -> StepRecord[S]:
         """A stored row as a step whose `.state` is read through this history."""
-        return dataclasses.replace(row, read_state=self.state)
+        return row._replace(read_state=self.state)
 
     def append(self, step: StepRecord[S], text: str | None) -> None:
         """Add the step that is about to be committed; without a text it has its parent's state."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -70,7 +69,7 @@ class Hold:
             charge = self.assume()
         except LoomcError:
             charge = self.charge
-        self._settle(dataclasses.replace(charge, estimated=True))
+        self._settle(charge._replace(estimated=True))
 
     def _settle(self, charge: Charge) -> bool:
         scope, held = self.scope, self.charge
@@ -78,7 +77,7 @@ class Hold:
             if self not in scope.holds:
                 return False
             scope.holds.discard(self)
-        known = dataclasses.replace(charge, key=held.key)
+        known = charge._replace(key=held.key)
         record_charge(scope, known, lambda: self._count(known))
         return True
 
@@ -98,7 +97,7 @@ def hold(scope: Scope, charge: Charge, is_over: Callable[[], bool], assume: Call
         BudgetExhausted: When it does not fit what is left, here or in an enclosing run; the call must not be made.
     """
     settle_all(scope, only_over=True)
-    held = Hold(scope, dataclasses.replace(charge, estimated=True, key=os.urandom(16).hex()), is_over, assume)
+    held = Hold(scope, charge._replace(estimated=True, key=os.urandom(16).hex()), is_over, assume)
     scope.account.hold(charge.nano_usd, charge.tokens)
     with scope.lock:
         scope.holds.add(held)

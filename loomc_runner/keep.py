@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import heapq
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -143,7 +142,8 @@ class Keeper:
         if change.step is None:
             return change
         dropped = self._dropped(change.step, () if next_n is None else (next_n,)) if self._keep.drops_states else ()
-        return dataclasses.replace(change, dropped=dropped, longest_result=self._keep.results)
+        change.dropped, change.longest_result = dropped, self._keep.results
+        return change
 
     def _dropped(self, step: StepRecord[Any], goes_on: Iterable[int]) -> tuple[int, ...]:
         self._best.add(step)

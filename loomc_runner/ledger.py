@@ -66,8 +66,8 @@ class Ledger:
         self.started = self.clock.monotonic()
 
     def stop_clock(self) -> None:
-        """Working time stands still: the run waits or has ended."""
-        with self.lock:  # a thread that was left behind may begin to rest, or wake
+        """Working time stands still: the step is over. Its account does this, for one thread at a time."""
+        if self.started is not None:
             self.worked, self.started, self.rests_since = self.elapsed, None, None
 
     def doze(self) -> None:
@@ -109,26 +109,32 @@ class Ledger:
         return self._open_step()
 
     def _open_step(self) -> OpenStep:
-        expected = self.expected()
-        with self.lock:
-            for ledger in self.limited:
-                if ledger is self:
-                    self._check_wrapped_up()
-                ledger.check_used_up()
-            if self.budget.iterations is not None and self.steps >= self.budget.iterations:
-                raise BudgetExhausted(
-                    "iterations", self.steps, self.budget.iterations, run_id=self.run_id, note=self.note
-                )
-            step = OpenStep(self, expected)
-            if expected:
-                step.update()
-            try:
-                self.check_claims()
-            except BudgetExhausted:
-                step.reserved = 0
-                step.update()
-                raise
+        step = OpenStep(self, self.expected())
+        if self.limited or step.reserved:
+            with self.lock:
+                self._reserve(step)
+        else:  # nothing is shared
+            self._check_iterations()
         return step
+
+    def _reserve(self, step: OpenStep) -> None:
+        for ledger in self.limited:
+            if ledger is self:
+                self._check_wrapped_up()
+            ledger.check_used_up()
+        self._check_iterations()
+        step.update()
+        try:
+            self.check_claims()
+        except BudgetExhausted:
+            step.reserved = 0
+            step.update()
+            raise
+
+    def _check_iterations(self) -> None:
+        most = self.budget.iterations
+        if most is not None and self.steps >= most:
+            raise BudgetExhausted("iterations", self.steps, most, run_id=self.run_id, note=self.note)
 
     def can_wrap_up(self, limit: BudgetExhausted) -> bool:
         """Whether one more step may wrap up where the limit would end the run."""
@@ -210,6 +216,11 @@ def _is_limited(budget: Budget) -> bool:
 
 class OpenStep:
     """The account of a step while it runs: what is reserved for it, held for its calls, spent by all in it."""
+
+    __slots__ = (
+        *("at_work", "children", "claimed", "dozes", "held", "ledger", "priced", "reserved", "resting", "settled"),
+        *("spent", "tokens", "total"),
+    )
 
     def __init__(self, ledger: Ledger, reserved: int) -> None:
         self.ledger = ledger
@@ -296,7 +307,7 @@ class OpenStep:
             self.update()
 
     def settle(self) -> int:
-        """Close the step, and return what it and its children have spent.
+        """Close the step, stop the clock, and return what the step and its children have spent.
 
         A child that outlives the step (a task nobody waited for) goes on claiming what it has reserved.
         """
@@ -304,10 +315,12 @@ class OpenStep:
             self.settled = True
             if self.dozes:
                 self._look_at_the_clock()
+            self.ledger.stop_clock()
             self.reserved = 0
             if self.claimed:
                 self.update()
-            self.ledger.dearest = max(self.ledger.dearest, self.total)
+            if self.total > self.ledger.dearest:  # noqa: PLR1730 - every step comes here
+                self.ledger.dearest = self.total
             return self.total
 
     def update(self) -> None:

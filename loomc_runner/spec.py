@@ -64,6 +64,11 @@ class LoopSpec(Generic[S]):
         """Whether the loop's result is the best state and not the newest."""
         return any(getattr(strategy, "returns_best", False) for strategy in self.strategies)
 
+    @cached_property
+    def calls_back(self) -> bool:
+        """Whether functions of the user's own are told what has happened."""
+        return bool(self.on_step or self.on_budget)
+
     @property
     def looks_back(self) -> int:
         """From how many steps back its parts read states, as far as they say."""

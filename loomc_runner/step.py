@@ -20,7 +20,7 @@ from loomc_runner.records import Charge, Done
 from loomc_runner.scores import History
 from loomc_runner.spec import LoopSpec
 from loomc_runner.state import Codec, state_codec
-from loomc_runner.watching import around
+from loomc_runner.watching import current_tracer
 
 S = TypeVar("S")
 
@@ -52,21 +52,26 @@ async def perform(
 ) -> Outcome[S]:
     """Run one iteration from a state. `prepare` changes the state first (what `Escalate` was given).
 
-    What it calls sees the step: it runs inside of `entered(scope)`, and so does what follows from it.
+    What it calls sees the step: it runs where `scope_here` is the scope, and so does what follows from it.
     """
-    clock, ledger = spec.clock, scope.account.ledger
+    monotonic, ledger = spec.clock.monotonic, scope.account.ledger
     outcome: Outcome[S] = Outcome()
-    begun = clock.monotonic()
+    begun = monotonic()
     try:
         if prepare is not None:
             state = _next_state(spec, await ask(spec, prepare, state), "the handler of on_stall")
-        value = await _iterate(spec, scope, state)
-        _keep_state(spec, outcome, value, state, codec.encode_checked if scope.step_n == 0 else codec.encode)
-    except deadline.DeadlineReached:
-        outcome.exhausted = _overdue(ledger)
-    except Exception as error:  # noqa: BLE001 - whatever the step raised is recorded, and raised again by the driver
-        outcome.exhausted = limit_in(error, ledger)
-        outcome.error = None if outcome.exhausted else error
+        if (tracer := current_tracer()) is None:
+            value = await _iterate(spec, ledger, state)
+        else:
+            with tracer(scope.lease.run_id, scope.step_n, None):
+                value = await _iterate(spec, ledger, state)
+        if type(value) is not type(state) or value is None:  # else it can be a state: one like it was
+            value = _checked(spec, outcome, value)
+        outcome.state, outcome.text = value, codec.encode(value) if scope.step_n else codec.encode_checked(value)
+        if outcome.done is not None:
+            _keep_result(spec, outcome.done, outcome)
+    except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
+        _keep_error(outcome, error, ledger)
     except BaseException as error:
         if not is_leaving(error, scope):
             scope.closed = True
@@ -74,12 +79,9 @@ async def perform(
     if scope.holds:
         settle_all(scope)
     scope.closed = outcome.text is None
-    outcome.duration = clock.monotonic() - begun
+    outcome.duration = monotonic() - begun
     if outcome.text is not None and (spec.cost_fn is not None or spec.scorer is not None or ledger.strict):
-        try:
-            await _appraise(spec, scope, outcome, history)
-        except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
-            outcome.torn = error
+        await _appraise(spec, scope, outcome, history)
     return outcome
 
 
@@ -111,29 +113,22 @@ async def ask(spec: LoopSpec[S], fn: Callable[..., Any], *args: Any) -> Any:
     return await answer
 
 
-async def _iterate(spec: LoopSpec[S], scope: Scope, state: S) -> Any:
-    ledger = scope.account.ledger
-    left = ledger.seconds_left()
-    limit = None if left is None else time.monotonic() + left
-    with around(scope.lease.run_id, scope.step_n):
-        try:
-            if spec.is_async:
-                return await deadline.call_async(spec.fn, state, deadline=limit, left=ledger.seconds_left)
-            return deadline.call(spec.fn, state, deadline=limit, left=ledger.seconds_left)
-        except StopAsyncIteration as error:  # it would end a stream as if all were well; StopIteration is like that
-            raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
+async def _iterate(spec: LoopSpec[S], ledger: Ledger, state: S) -> Any:
+    """Call the function of the user's, under the deadline that the wall clocks set."""
+    limit = time.monotonic() + left if ledger.timed and (left := ledger.seconds_left()) is not None else None
+    try:
+        if spec.is_async:
+            return await deadline.call_async(spec.fn, state, deadline=limit, left=ledger.seconds_left)
+        return deadline.call(spec.fn, state, deadline=limit, left=ledger.seconds_left)
+    except StopAsyncIteration as error:  # it would end a stream as if all were well; StopIteration is like that
+        raise RuntimeError(f"{spec.fn.__qualname__} raised StopAsyncIteration") from error
 
 
-def _keep_state(spec: LoopSpec[S], outcome: Outcome[S], value: Any, before: S, encode: Callable[[S], str]) -> None:
-    """Note the state that the function gave, with its text, and what else it gave in a `Done`."""
+def _checked(spec: LoopSpec[S], outcome: Outcome[S], value: Any) -> Any:
+    """The state that the function gave; what else it gave in a `Done` is noted."""
     if isinstance(value, Done):
         outcome.done, value = value, value.state
-    if value is None or type(value) is not type(before):  # else it can be a state: one like it was
-        value = _next_state(spec, value, spec.fn.__qualname__)
-    outcome.state = value
-    outcome.text = encode(value)
-    if outcome.done is not None:
-        _keep_result(spec, outcome.done, outcome)
+    return _next_state(spec, value, spec.fn.__qualname__)
 
 
 def _next_state(spec: LoopSpec[S], value: Any, giver: str) -> Any:
@@ -167,6 +162,14 @@ def result_codec(spec: LoopSpec[Any], result: Any = None) -> Codec[Any]:
 
 
 async def _appraise(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], history: History) -> None:
+    """Price and score a state; what tears it away from that is noted."""
+    try:
+        await _price_and_score(spec, scope, outcome, history)
+    except BaseException as error:  # noqa: BLE001 - raised again by the driver, once the step is committed
+        outcome.torn = error
+
+
+async def _price_and_score(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S], history: History) -> None:
     """Price and score a state; a scorer is asked even when the cost function failed, so that nothing paid is lost."""
     try:
         if spec.cost_fn is not None:
@@ -200,6 +203,16 @@ async def _keep_score(spec: LoopSpec[S], outcome: Outcome[S], scorer: Callable[.
             outcome.scores += (_score(scorer, await ask(spec, scorer, outcome.state)),)
         score = mean(outcome.scores)  # exact: that of equal answers is the answer
     outcome.score = score
+
+
+def _keep_error(outcome: Outcome[Any], error: Exception | deadline.DeadlineReached, ledger: Ledger) -> None:
+    """Note what the step has raised instead of giving a state."""
+    if isinstance(error, deadline.DeadlineReached):
+        outcome.exhausted = _overdue(ledger)
+    elif limit := limit_in(error, ledger):
+        outcome.exhausted = limit
+    else:
+        outcome.error = error
 
 
 def _keep_flaw(outcome: Outcome[Any], error: Exception | deadline.DeadlineReached, ledger: Ledger) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from loomc_runner.clock import format_duration
 from loomc_runner.history import History
@@ -87,8 +87,12 @@ class Logbook(Watcher):
 Tracer = Callable[[str, int, int | None], AbstractContextManager[None]]
 """What is put around user code: given the run, the step and the `seq` of the call, None for the step itself."""
 
-_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("loomc_runner_watchers", default=(Logbook(),))
+_THE_LOG: Final[tuple[Watcher, ...]] = (Logbook(),)
+_watchers: ContextVar[tuple[Watcher, ...]] = ContextVar("loomc_runner_watchers", default=_THE_LOG)
 _tracer: ContextVar[Tracer | None] = ContextVar("loomc_runner_tracer", default=None)
+current_tracer: Callable[[], Tracer | None] = _tracer.get
+"""What is put around user code here, if anything."""
+
 _NOTHING = nullcontext()
 
 
@@ -115,7 +119,7 @@ def traced_by(tracer: Tracer) -> Iterator[None]:
 
 def around(run_id: str, step_n: int, seq: int | None = None) -> AbstractContextManager[None]:
     """What is to be put around this user code."""
-    tracer = _tracer.get()
+    tracer = current_tracer()
     return _NOTHING if tracer is None else tracer(run_id, step_n, seq)
 
 
@@ -123,6 +127,11 @@ def note(message: str, *about: Any, exc_info: bool = False) -> None:
     """Write a warning to the log; a handler that fails there stops no run, and there is nobody left to tell."""
     with suppress(Exception):
         log.warning(message, *about, exc_info=exc_info)
+
+
+def is_watched() -> bool:
+    """Whether anybody is told of a committed step here; the log of most programs is not read at that level."""
+    return _watchers.get() is not _THE_LOG or log.isEnabledFor(logging.INFO)
 
 
 def tell(event: str, *about: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 from loomc_runner.budget import Budget
@@ -181,7 +181,7 @@ class _Seen(Sequence[Step]):
         decision = None if step_n == self._length - 1 else step.decision  # what follows from it is being decided
         if (best_n, decision) == (step.best_n, step.decision):
             return step
-        return replace(step, best_n=best_n, decision=decision)
+        return step._replace(best_n=best_n, decision=decision)
 
     def see(self) -> Step:
         """The next step, as it is recorded."""

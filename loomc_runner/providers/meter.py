@@ -239,7 +239,7 @@ class Metered:
         return self._charge(self._broken_off(self.reported, max(self.received, may_come)))
 
     def _dearest(self) -> Charge:
-        return replace(self._charge(self.most), estimated=True)
+        return self._charge(self.most)._replace(estimated=True)
 
     def _nothing(self) -> Charge:
         return self._charge(Usage(self.model, {}, None))

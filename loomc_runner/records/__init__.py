@@ -5,6 +5,7 @@ from loomc_runner.records.result import Done, RunResult
 from loomc_runner.records.run import (
     INITIAL,
     NANO,
+    RUNNING,
     Attempt,
     Claim,
     Control,
@@ -19,6 +20,7 @@ from loomc_runner.records.run import (
 __all__ = [
     "INITIAL",
     "NANO",
+    "RUNNING",
     "Attempt",
     "BreakerChange",
     "Call",

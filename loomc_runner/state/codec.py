@@ -51,6 +51,10 @@ class Codec(Generic[S]):
             raise StateError(f"a state of type {self.name} cannot be stored: {reason}") from error
         return adapter
 
+    @cached_property
+    def _to_json(self) -> Callable[..., bytes]:
+        return self.adapter.serializer.to_json  # what `adapter.dump_json` calls, which takes as long again
+
     @property
     def name(self) -> str:
         """The declared type in words."""
@@ -58,11 +62,13 @@ class Codec(Generic[S]):
         return self.annotation.__qualname__ if is_class else str(self.annotation)
 
     @cached_property
-    def _models(self) -> tuple[type, ...] | None:
-        """The models of a type whose texts need no reading back; None where that is not so."""
+    def _inner(self) -> tuple[type, ...] | None:
+        """The models in a type whose texts need no reading back, without the type itself; None where they need it."""
         found = tuple(models(self.adapter.core_schema, {}, frozenset()))
         known = tuple(model for model in found if model is not None)
-        return known if len(known) == len(found) else None
+        if len(known) < len(found):
+            return None
+        return known[1:] if self._is_model and known[:1] == (self.annotation,) else known
 
     def encode(self, state: S) -> str:
         """The state as JSON text; it is read back and compared where the serializer alone does not prove it.
@@ -70,8 +76,11 @@ class Codec(Generic[S]):
         Raises:
             StateError: When part of it is not of the declared type, not JSON, or not a finite number.
         """
-        text, strict = self._dump(state)
-        if not strict or not self._is_proven(state) or (len(text) >= LONGEST_NUMBER and has_long_number(text)):
+        try:
+            text = self._to_json(state, warnings="error", round_trip=True, by_alias=False).decode()
+        except (ValueError, TypeError):  # pydantic's serialization errors are ValueErrors
+            return self.encode_checked(state)
+        if not self._is_proven(state) or (len(text) >= LONGEST_NUMBER and has_long_number(text)):
             self.compare(state, text)
         elif "null" in text and has_null(text):  # for a missing value, or a number that is not finite
             self._check_nulls(state, text)
@@ -79,7 +88,11 @@ class Codec(Generic[S]):
 
     def encode_checked(self, state: S) -> str:
         """The state as JSON text, after reading it back and comparing every part."""
-        text, _ = self._dump(state)
+        try:
+            text = self._to_json(state, warnings="none", round_trip=True, by_alias=False).decode()
+        except (ValueError, TypeError) as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise self._refusal(state, f"the state cannot be stored as {self.name}: {reason}") from error
         self.compare(state, text)
         return text
 
@@ -143,24 +156,13 @@ class Codec(Generic[S]):
                 "declare its type, or keep it out of the state",
             )
 
-    def _dump(self, state: S) -> tuple[str, bool]:
-        """The text, and whether the serializer found everything as it was declared."""
-        dump = self.adapter.serializer.to_json  # what `adapter.dump_json` calls, which takes as long again
-        try:
-            return dump(state, warnings="error", round_trip=True, by_alias=False).decode(), True
-        except (ValueError, TypeError):  # pydantic's serialization errors are ValueErrors
-            try:
-                return dump(state, warnings="none", round_trip=True, by_alias=False).decode(), False
-            except (ValueError, TypeError) as error:
-                reason = str(error).splitlines()[-1].strip()
-                raise self._refusal(state, f"the state cannot be stored as {self.name}: {reason}") from error
-
     def _is_proven(self, state: S) -> bool:
         """Whether a strict text proves what it stands for, but for nulls and long numbers."""
         if self._is_model and type(state) is not self.annotation:  # anything with attributes passes for a model
             return False
-        # A subclass in the place of its base would be stored as the base.
-        return self._models is not None and not any(map(type.__subclasses__, self._models))
+        if self._inner:  # a subclass in the place of its base would be stored as the base
+            return not any(map(type.__subclasses__, self._inner))
+        return self._inner is not None
 
     @cached_property
     def _is_model(self) -> bool:

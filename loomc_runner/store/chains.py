@@ -26,6 +26,11 @@ LONGEST_PAUSE = 64
 MOST_AT_HAND = 64_000_000
 """Characters of states kept at hand for all runs together; those of a run that is beyond are read when needed."""
 
+def is_small(text: str) -> bool:
+    """Whether a state is stored as it is, and nothing is built on it."""
+    return len(text) < SMALL
+
+
 Read = Callable[[int], Known | None]
 """Gives the stored state of a step of the run; None when it is not kept."""
 
@@ -137,9 +142,7 @@ class Chains:
         return self._chains.get(run_id)
 
     def write(self, run_id: str, step_n: int, parent_n: int, text: str, read: Read) -> Written:
-        """How the state of a new step is to be stored."""
-        if len(text) < SMALL:
-            return Written("json", None, text)
+        """How the state of a new step is to be stored, that is not small."""
         chain = self._chains.setdefault(run_id, Chain())
         self._chains.move_to_end(run_id)
         written = chain.write(step_n, parent_n, text, read)

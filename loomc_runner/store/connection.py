@@ -15,7 +15,7 @@ from typing import Literal
 
 from loomc_runner.errors import RunNotFound, SpecError, StoreBusy, StoreError
 from loomc_runner.store import schema
-from loomc_runner.store.sql import begin, end
+from loomc_runner.store.sql import begin, commit, roll_back
 
 BUSY_MS = 5
 """How long SQLite itself waits for another writer before the caller is told."""
@@ -89,12 +89,12 @@ class SQLiteFile:
             yield
 
     def _reading(self) -> _Use:
-        return _Use(self, to_write=False)
+        return _Use(self)
 
-    def _writing(self) -> _Writing:
-        return _Writing(self, to_write=not self.read_only)
+    def _writing(self) -> _Use:
+        return _Writing(self)
 
-    def current(self, *, to_write: bool) -> sqlite3.Connection:
+    def current(self, to_write: bool) -> sqlite3.Connection:
         """The connection, opened when there is none to this very file; called with the lock held."""
         now = time.monotonic()
         if self._connection is not None and (self._opened is None or now - self._looked > LOOK_S):
@@ -155,22 +155,24 @@ class _Use:
     A class and not a generator: every step passes here.
     """
 
-    __slots__ = ("_file", "_to_write")
+    __slots__ = ("_file",)
 
-    def __init__(self, file: SQLiteFile, *, to_write: bool) -> None:
-        self._file, self._to_write = file, to_write
+    def __init__(self, file: SQLiteFile) -> None:
+        self._file = file
 
     def __enter__(self) -> sqlite3.Connection:
         self._file.lock.acquire()
         try:
-            return self._file.current(to_write=self._to_write)
+            return self._file.current(to_write=False)
         except BaseException as error:
-            self._file.lock.release()
-            if isinstance(error, sqlite3.Error | OSError):
-                raise in_words(self._file.path, error) from error
+            self._give_back(error)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        self._give_back(error)
+
+    def _give_back(self, error: BaseException | None) -> None:
+        """Let another thread have the connection, and raise an error of it in words."""
         self._file.lock.release()
         if isinstance(error, sqlite3.Error | OSError):
             raise in_words(self._file.path, error) from error
@@ -182,21 +184,23 @@ class _Writing(_Use):
     __slots__ = ("_db",)
 
     def __enter__(self) -> sqlite3.Connection:
-        self._db = _Use.__enter__(self)
+        file = self._file
+        file.lock.acquire()
         try:
+            self._db = file.current(not file.read_only)
             begin(self._db)
         except BaseException as error:
-            _Use.__exit__(self, type(error), error, None)
+            self._give_back(error)
             raise
         return self._db
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:
-            end(self._db, well=kind is None)
+            (commit if kind is None else roll_back)(self._db)
         except BaseException as second:
-            _Use.__exit__(self, type(second), second, None)
+            self._give_back(second)
             raise
-        _Use.__exit__(self, kind, error, None)
+        self._give_back(error)
 
 
 def reader_mode(path: Path) -> str:

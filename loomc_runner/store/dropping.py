@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from itertools import count
 from typing import Any
@@ -36,7 +35,7 @@ def drop_states(states: States, rows: list[StepRecord[Any]], steps: Iterable[int
         if states.get(step_n) is not None:
             states[step_n] = None
             if 0 <= step_n < len(rows):
-                rows[step_n] = dataclasses.replace(rows[step_n], state_dropped=True)
+                rows[step_n] = rows[step_n]._replace(state_dropped=True)
 
 
 def drop_results(calls: dict[tuple[int, int], Call], steps: Iterable[int], longest: int | None) -> None:

@@ -7,11 +7,12 @@ import os
 import threading
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StoreError
 from loomc_runner.records import (
     INITIAL,
+    RUNNING,
     Attempt,
     BreakerChange,
     Call,
@@ -103,25 +104,22 @@ class MemoryStore:
             row = self._rows.get(run_id)
             if row is None or lease.epoch != row["epoch"] or lease.pid != os.getpid():
                 raise RunLost(f"run {run_id} was taken over elsewhere; nothing more is written to it here")
-            if row["status"] is not RunStatus.RUNNING and not change.is_late:
+            if row["status"] is not RUNNING and not change.is_late:
                 raise RunLost(f"run {run_id} has ended; nothing more is written to it here")
             if change.step is not None:
                 self._add_step(run_id, change.step, change.state)
-            new = self._advanced(row, change)
+            nano_usd = tokens = 0
             for charge in change.charges:
-                nano_usd, tokens = self._charge(run_id, charge)
-                new["nano_usd"], new["tokens"] = new["nano_usd"] + nano_usd, new["tokens"] + tokens
-            if not change.keep_in_flight:
-                new["in_flight_mark"] = self._mark
-            if change.notes is not None:
-                new["notes"] = change.notes
+                more, more_tokens = self._charge(run_id, charge)
+                nano_usd, tokens = nano_usd + more, tokens + more_tokens
             self._add_insides(run_id, change)
             if change.dropped:
                 drop_states(self._states[run_id], self._steps[run_id], change.dropped)
             if change.longest_result is not None and change.step is not None:
                 drop_results(self._calls.get(run_id, {}), [change.step.step_n], change.longest_result)
-            row.update(new)
-            return cast("Control | None", row["control"])
+            self._advance(row, change, nano_usd, tokens)
+            control: Control | None = row["control"]
+            return control
 
     def _charge(self, run_id: str, charge: Charge) -> tuple[int, int]:
         """Add a charge, or put it in the place of the one with its key; how much more is spent now."""
@@ -151,7 +149,7 @@ class MemoryStore:
             question = self._questions[run_id, step_n, seq]
             if question.answer is None:
                 self._questions[run_id, step_n, seq] = dataclasses.replace(question, withdrawn=True)
-        if change.status is RunStatus.CANCELLED:
+        if change.status is not RUNNING and change.status is RunStatus.CANCELLED:
             self._withdraw_all(run_id)
         for child_id in change.superseded:
             self._supersede(child_id, change.at)
@@ -237,27 +235,32 @@ class MemoryStore:
         steps: int = sum(self._rows[name]["steps"] for name in family)
         return steps + len(done) + len(answers)
 
-    @staticmethod
-    def _advanced(row: dict[str, Any], change: Transition) -> dict[str, Any]:
-        """What a commit changes in the row of its run, before its charges are counted."""
-        if change.is_late:
-            return {"nano_usd": row["nano_usd"], "tokens": row["tokens"]}
-        ended = change.status is not RunStatus.RUNNING
-        new: dict[str, Any] = {
-            "nano_usd": row["nano_usd"],
-            "tokens": row["tokens"],
-            "updated_at": change.at,
-            "steps": row["steps"] + (change.step is not None),
-            "worked": row["worked"] + change.worked,
-            "best_step": row["best_step"] if change.best_step is None else change.best_step,
-            "dearest_nano": max(row["dearest_nano"], change.dearest_nano),
-        }
+    def _advance(self, row: dict[str, Any], change: Transition, nano_usd: int, tokens: int) -> None:
+        """What a commit changes in the row of its run. Nothing is called here, so a Ctrl-C comes before or after it."""
+        row["nano_usd"] += nano_usd
+        row["tokens"] += tokens
+        if change.notes is not None:
+            row["notes"] = change.notes
         if not change.keep_in_flight:
-            new["in_flight"], new["reserved_nano"] = None if ended else change.in_flight, change.reserved_nano
-        if ended:
-            new |= {"status": change.status, "stop_reason": change.stop_reason, "owner": None, "control": None}
-            new["result"] = row["result"] if change.result is None else change.result
-        return new
+            row["in_flight"], row["reserved_nano"] = change.in_flight, change.reserved_nano
+            row["in_flight_mark"] = self._mark
+        elif change.status is RUNNING:  # in the middle of a step only sums change
+            return
+        row["updated_at"] = change.at
+        row["worked"] += change.worked
+        if change.step is not None:
+            row["steps"] += 1
+        if change.best_step is not None:
+            row["best_step"] = change.best_step
+        if change.dearest_nano > row["dearest_nano"]:  # noqa: PLR1730 - max() would be called
+            row["dearest_nano"] = change.dearest_nano
+        if change.status is not RUNNING:
+            row["status"], row["stop_reason"] = change.status, change.stop_reason
+            row["owner"] = row["control"] = None
+            if not change.keep_in_flight:
+                row["in_flight"] = None
+            if change.result is not None:
+                row["result"] = change.result
 
     def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
         """Charge the step that was cut off, after those of the child runs that were cut off with it."""
@@ -345,7 +348,7 @@ class MemoryStore:
         """The committed steps of a window, in order."""
         with self._lock:
             found = self._steps.get(run_id, [])[max(start, 0) : stop]
-        return [dataclasses.replace(step, read_state=no_state) for step in found]
+        return [step._replace(read_state=no_state) for step in found]
 
     def state(self, run_id: str, step_n: int) -> str:
         """The state after a step as JSON text."""

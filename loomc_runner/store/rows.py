@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from loomc_runner.clock import in_iso
 from loomc_runner.records import (
     Attempt,
     BreakerChange,
@@ -113,7 +114,7 @@ def step_from(row: Sequence[Any]) -> StepRecord[Any]:
 def charge_values(charge: Charge) -> tuple[Any, ...]:
     """A charge as the values of its row, without its run."""
     usage = None if charge.usage is None else json.dumps(dict(charge.usage))
-    spent = (charge.step_n, charge.nano_usd, charge.tokens, charge.label, charge.at.isoformat(), charge.estimated)
+    spent = (charge.step_n, charge.nano_usd, charge.tokens, charge.label, in_iso(charge.at), charge.estimated)
     return (*spent, charge.key, charge.model, usage)
 
 

@@ -16,7 +16,7 @@ RUNS = f"SELECT {', '.join(RUN_COLUMNS)} FROM runs"
 INSERT_RUN = f"INSERT INTO runs ({', '.join(RUN_COLUMNS)}) VALUES ({', '.join('?' * len(RUN_COLUMNS))})"
 GET_RUN = f"{RUNS} WHERE id = ?"
 
-STEP_COLUMNS = tuple(item.name for item in fields(StepRecord) if item.name not in {"state_dropped", "read_state"})
+STEP_COLUMNS = StepRecord._fields[:-2]  # but not whether its state was dropped, and where that is read
 STEPS = (
     f"SELECT {', '.join(STEP_COLUMNS)}, encoding = 'dropped' FROM steps "
     "WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY step_n"
@@ -71,7 +71,7 @@ SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id =
 OWNED = "SELECT 1 FROM runs WHERE id = ? AND epoch = ?"
 NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
-CHARGE_COLUMNS = tuple(item.name for item in fields(Charge))
+CHARGE_COLUMNS = Charge._fields
 INSERT_CHARGE = (
     f"INSERT INTO charges (run_id, {', '.join(CHARGE_COLUMNS)}) VALUES ({', '.join('?' * (len(CHARGE_COLUMNS) + 1))})"
 )
@@ -167,25 +167,29 @@ SINCE_MARK = FAMILY + "SELECT count(*), coalesce(sum(nano_usd), 0) FROM charges 
 
 
 def begin(db: sqlite3.Connection) -> None:
-    """Begin to write, as the only writer, what is written until `end` all of it or not at all."""
+    """Begin to write, as the only writer, what is written until `commit` all of it or not at all."""
     if db.in_transaction:  # what a Ctrl-C left open, which came as one was being begun
-        db.execute("ROLLBACK")
+        roll_back(db)
     try:
         db.execute("BEGIN IMMEDIATE")
     except BaseException:  # a Ctrl-C may come right after it
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+        roll_back(db)
         raise
 
 
-def end(db: sqlite3.Connection, *, well: bool) -> None:
-    """Commit what was written since `begin`; where it did not go well, or cannot be committed, nothing of it stays."""
+def commit(db: sqlite3.Connection) -> None:
+    """Commit what was written since `begin`; where it cannot be committed, nothing of it stays."""
     try:
-        if well:
-            db.execute("COMMIT")
-    finally:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
+        db.execute("COMMIT")
+    except BaseException:
+        roll_back(db)
+        raise
+
+
+def roll_back(db: sqlite3.Connection) -> None:
+    """Nothing of what was written since `begin` stays."""
+    if db.in_transaction:
+        db.execute("ROLLBACK")
 
 
 @contextmanager
@@ -195,9 +199,9 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        end(db, well=False)
+        roll_back(db)
         raise
-    end(db, well=True)
+    commit(db)
 
 
 def put(db: sqlite3.Connection, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:

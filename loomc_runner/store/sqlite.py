@@ -11,9 +11,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+from loomc_runner.clock import in_iso
 from loomc_runner.errors import AnswerRefused, RunLocked, RunLost, RunNotFound, StateDropped, StoreBusy
 from loomc_runner.records import (
     INITIAL,
+    RUNNING,
     Attempt,
     Charge,
     Claim,
@@ -27,8 +29,9 @@ from loomc_runner.records import (
 )
 from loomc_runner.store import owners, rows, sql
 from loomc_runner.store.base import SUPERSEDED, Resumption, check_deletable, check_idle, ended_by, tagged
+from loomc_runner.store.chains import is_small
 from loomc_runner.store.reading import SQLiteReader
-from loomc_runner.store.states import Known, Written
+from loomc_runner.store.states import Known, Written, whole
 from loomc_runner.store.thinning import drop_results, drop_states
 
 WINDOW = 64
@@ -116,7 +119,7 @@ class SQLite(SQLiteReader):
             if transition.status is not RunStatus.RUNNING:
                 self._let_go(lease)
             raise
-        if transition.status is not RunStatus.RUNNING:
+        if transition.status is not RUNNING:
             self._let_go(lease)
         return control
 
@@ -131,7 +134,7 @@ class SQLite(SQLiteReader):
     def _write(self, db: sqlite3.Connection, lease: Lease, change: Transition) -> Control | None:
         run_id, step = lease.run_id, change.step
         spent = self._charge(db, run_id, change.charges) if change.charges else (0, 0)
-        at, control = change.at.isoformat(), None
+        at, control = in_iso(change.at), None
         # Looked at before the step, which somebody else may have written.
         if not self._update(db, lease, change, at, spent, None):
             control = rows.control_from((db.execute(sql.ASKED, (run_id,)).fetchone() or (None,))[0])
@@ -145,12 +148,12 @@ class SQLite(SQLiteReader):
             self._chains.drop(run_id, change.dropped)
         if step is not None:
             state = self._written(db, run_id, step, change.state)
-            moment = at if step.timestamp is change.at else step.timestamp.isoformat()
+            moment = at if step.timestamp is change.at else in_iso(step.timestamp)
             sql.put(db, sql.INSERT_STEP, rows.step_values(run_id, step, moment, state))
         self._write_inside(db, run_id, change)
         if step is not None and change.longest_result is not None:
             self._drop_results(db, run_id, step.step_n, step.step_n + 1, change.longest_result)
-        if change.status is RunStatus.CANCELLED:
+        if change.status is not RUNNING and change.status is RunStatus.CANCELLED:
             db.execute(sql.WITHDRAW_ALL, (run_id,))
         return control
 
@@ -158,14 +161,16 @@ class SQLite(SQLiteReader):
         """How the state of a step is stored; one without a state has its parent's."""
         if state is None:
             return Written("same", step.parent_n, None)
-
-        def read(step_n: int) -> Known | None:
-            try:
-                return self._known(db, run_id, step_n)
-            except (RunNotFound, StateDropped):
-                return None
-
+        if is_small(state):
+            return whole(state)
+        read = partial(self._known_or_none, db, run_id)
         return self._chains.write(run_id, step.step_n, step.parent_n, state, read)
+
+    def _known_or_none(self, db: sqlite3.Connection, run_id: str, step_n: int) -> Known | None:
+        try:
+            return self._known(db, run_id, step_n)
+        except (RunNotFound, StateDropped):
+            return None
 
     @staticmethod
     def _charge(db: sqlite3.Connection, run_id: str, charges: Sequence[Charge]) -> tuple[int, int]:
@@ -196,13 +201,13 @@ class SQLite(SQLiteReader):
         control: Control | None,
     ) -> bool:
         """Change the row of the run, if it is ours and this is what is asked of it: as a rule nothing."""
-        if change.is_late and spent == (0, 0):  # a row that is only read is no page to write
-            return db.execute(sql.OWNED, (lease.run_id, lease.epoch)).fetchone() is not None
-        if change.is_late:
+        if change.keep_in_flight and change.is_late:
+            if spent == (0, 0):  # a row that is only read is no page to write
+                return db.execute(sql.OWNED, (lease.run_id, lease.epoch)).fetchone() is not None
             return db.execute(sql.SPEND, (*spent, lease.run_id, lease.epoch)).rowcount == 1
-        totals = (int(change.step is not None), *spent, change.worked, change.best_step, change.dearest_nano)
+        totals = (change.step is not None, *spent, change.worked, change.best_step, change.dearest_nano)
         owned = (lease.run_id, lease.epoch, control)
-        if change.status is not RunStatus.RUNNING:
+        if change.status is not RUNNING:
             ended = (change.status.value, change.stop_reason, change.result, at)
             written = sql.put(db, sql.END, (*ended, *totals, change.keep_in_flight, *owned))
         else:

@@ -64,30 +64,30 @@ class StoreContract(InsideContract, KeepingContract, DroppingContract):
     def test_a_charge_with_a_known_key_takes_the_place_of_that_one(self, store: Store) -> None:
         """What a call came to replaces what it might cost, in its place, and the totals follow; nothing removes it."""
         lease = store.create_run(a_run(in_flight=0), "0")
-        held = dataclasses.replace(a_charge(90, 9), key="k", estimated=True)
-        known = dataclasses.replace(held, nano_usd=30, tokens=3, estimated=False, model="m", usage={"input_tokens": 3})
+        held = a_charge(90, 9)._replace(key="k", estimated=True)
+        known = held._replace(nano_usd=30, tokens=3, estimated=False, model="m", usage={"input_tokens": 3})
         store.commit(lease, Transition(AT, charges=(held, a_charge(5, 1)), keep_in_flight=True))
         assert (store.get_run("r").nano_usd, store.get_run("r").tokens) == (95, 10)
         store.commit(lease, Transition(AT, charges=(known,), keep_in_flight=True))
         assert (store.charges("r"), store.subtree("r")) == ([known, a_charge(5, 1)], (35, 4))
-        nothing = dataclasses.replace(held, nano_usd=0, tokens=0)
-        store.commit(lease, Transition(AT, charges=(nothing, dataclasses.replace(nothing, key="new")), in_flight=0))
+        nothing = held._replace(nano_usd=0, tokens=0)
+        store.commit(lease, Transition(AT, charges=(nothing, nothing._replace(key="new")), in_flight=0))
         assert (store.charges("r"), store.subtree("r")) == ([a_charge(5, 1)], (5, 1))
 
     def test_a_key_is_one_of_its_run(self, store: Store) -> None:
         """The same key in another run is another charge."""
         for name in ("r", "s"):
             lease = store.create_run(a_run(name), "0")
-            store.commit(lease, Transition(AT, charges=(dataclasses.replace(a_charge(7), key="k"),)))
+            store.commit(lease, Transition(AT, charges=(a_charge(7)._replace(key="k"),)))
         assert [store.subtree(name)[0] for name in ("r", "s")] == [7, 7]
 
     def test_a_step_that_began_after_a_charge_that_is_gone_is_closed_with_its_own(self, store: Store) -> None:
         """A call that came to nothing leaves no trace in what is counted as recorded since."""
         lease = store.create_run(a_run(), "0")
-        held = dataclasses.replace(a_charge(9), key="k")
+        held = a_charge(9)._replace(key="k")
         store.commit(lease, Transition(AT, charges=(held,), keep_in_flight=True))
         other = store.create_run(a_run("s", in_flight=0, reserved_nano=50), "0")
-        store.commit(lease, Transition(AT, charges=(dataclasses.replace(held, nano_usd=0),), keep_in_flight=True))
+        store.commit(lease, Transition(AT, charges=(held._replace(nano_usd=0),), keep_in_flight=True))
         store.commit(other, Transition(AT, charges=(a_charge(3),), keep_in_flight=True))
         store.commit(other, dataclasses.replace(PAUSED, keep_in_flight=True))
         assert store.claim("s", a_resumption()).subtree_nano == 3

@@ -57,7 +57,7 @@ class DroppingContract:
         assert found(store, range(INITIAL, 70)) == {n: states[n] for n in kept}
         rows = store.steps("r")
         assert [row.step_n for row in rows if not row.state_dropped] == list(kept)
-        assert [dataclasses.replace(row, state_dropped=False) for row in rows] == [a_step(n) for n in range(70)]
+        assert [row._replace(state_dropped=False) for row in rows] == [a_step(n) for n in range(70)]
 
     def test_a_dropped_state_names_the_nearest_that_are_kept(self, store: Store) -> None:
         """On both sides, on one, or none."""
