@@ -105,6 +105,8 @@ def to_nano(usd: Any) -> int:
     Raises:
         CostError: When it is not a finite number, zero or more.
     """
+    if type(usd) is float and 0.0 <= usd <= LARGEST_USD:  # as a rule, and none of NaN
+        return round(usd * NANO)
     if not _is_amount(usd):
         raise CostError(f"a cost must be a finite number of dollars, zero or more, not {usd!r}")
     return round(float(usd) * NANO)

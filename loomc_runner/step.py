@@ -24,6 +24,9 @@ from loomc_runner.watching import current_tracer
 
 S = TypeVar("S")
 
+NUMBERS = (float, int)
+"""What scorers and cost functions give; to ask whether something can be awaited takes ten times as long."""
+
 
 @dataclass(slots=True)
 class Outcome(Generic[S]):
@@ -105,7 +108,7 @@ def limit_in(error: BaseException, ledger: Ledger) -> BudgetExhausted | None:
 async def ask(spec: LoopSpec[S], fn: Callable[..., Any], *args: Any) -> Any:
     """Call a function of the user's that may be sync or async; only async loops can wait for an answer."""
     answer = deadline.call(fn, *args, deadline=None)
-    if not isawaitable(answer):
+    if isinstance(answer, NUMBERS) or not isawaitable(answer):
         return answer
     if not spec.is_async:
         _drop(answer)

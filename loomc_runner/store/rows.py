@@ -114,7 +114,7 @@ def step_from(row: Sequence[Any]) -> StepRecord[Any]:
 def charge_values(charge: Charge) -> tuple[Any, ...]:
     """A charge as the values of its row, without its run."""
     usage = None if charge.usage is None else json.dumps(dict(charge.usage))
-    spent = (charge.step_n, charge.nano_usd, charge.tokens, charge.label, in_iso(charge.at), charge.estimated)
+    spent = (charge.step_n, charge.nano_usd, charge.tokens, charge.label, in_iso(charge.at), int(charge.estimated))
     return (*spent, charge.key, charge.model, usage)
 
 

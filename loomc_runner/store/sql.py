@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, Final
 
 from loomc_runner.records import BreakerChange, Call, Charge, Question, Run, RunStatus, StepRecord
 from loomc_runner.store.base import ENDED
@@ -204,13 +205,22 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
     commit(db)
 
 
+NULL: Final = math.nan
+"""What SQLite takes for NULL (https://sqlite.org/c3ref/bind_blob.html), and Python's module hands over at once.
+
+For a None it looks for an adapter first, and for a bool: as long as a third of a statement takes, and most columns of
+most rows are empty.
+"""
+
+
 def put(db: sqlite3.Connection, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
     """Write a row; what no text can hold (file names in errors that are not UTF-8) is written as escapes."""
+    row = [NULL if value is None else value for value in values]
     try:
-        return db.execute(statement, values)
+        return db.execute(statement, row)
     except UnicodeEncodeError:
-        texts = (v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values)
-        return db.execute(statement, tuple(texts))
+        texts = [v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in row]
+        return db.execute(statement, texts)
 
 
 def list_query(

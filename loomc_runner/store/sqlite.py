@@ -205,13 +205,13 @@ class SQLite(SQLiteReader):
             if spent == (0, 0):  # a row that is only read is no page to write
                 return db.execute(sql.OWNED, (lease.run_id, lease.epoch)).fetchone() is not None
             return db.execute(sql.SPEND, (*spent, lease.run_id, lease.epoch)).rowcount == 1
-        totals = (change.step is not None, *spent, change.worked, change.best_step, change.dearest_nano)
+        totals = (0 if change.step is None else 1, *spent, change.worked, change.best_step, change.dearest_nano)
         owned = (lease.run_id, lease.epoch, control)
         if change.status is not RUNNING:
             ended = (change.status.value, change.stop_reason, change.result, at)
             written = sql.put(db, sql.END, (*ended, *totals, change.keep_in_flight, *owned))
         else:
-            written = db.execute(sql.ADVANCE, (at, *totals, change.in_flight, change.reserved_nano, *owned))
+            written = sql.put(db, sql.ADVANCE, (at, *totals, change.in_flight, change.reserved_nano, *owned))
         return written.rowcount == 1
 
     @staticmethod
