@@ -104,6 +104,7 @@ def private_names(source: str) -> set[str]:
 def foreign_names(source: str) -> Iterator[str]:
     """The private names of others that a module uses; one's own, and those of one's base classes, are not."""
     own, standard = private_names(source), {"sys._getframe", "os._exit"}
+    own |= {"_fields", "_replace"}  # what every named tuple has
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
             inherited = isinstance(node.value, ast.Name) and node.value.id in {"self", "cls"}

@@ -76,8 +76,9 @@ class Codec(Generic[S]):
         Raises:
             StateError: When part of it is not of the declared type, not JSON, or not a finite number.
         """
+        to_json = self._to_json
         try:
-            text = self._to_json(state, warnings="error", round_trip=True, by_alias=False).decode()
+            text = to_json(state, warnings="error", round_trip=True, by_alias=False).decode()
         except (ValueError, TypeError):  # pydantic's serialization errors are ValueErrors
             return self.encode_checked(state)
         if not self._is_proven(state) or (len(text) >= LONGEST_NUMBER and has_long_number(text)):
@@ -88,8 +89,9 @@ class Codec(Generic[S]):
 
     def encode_checked(self, state: S) -> str:
         """The state as JSON text, after reading it back and comparing every part."""
+        to_json = self._to_json
         try:
-            text = self._to_json(state, warnings="none", round_trip=True, by_alias=False).decode()
+            text = to_json(state, warnings="none", round_trip=True, by_alias=False).decode()
         except (ValueError, TypeError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise self._refusal(state, f"the state cannot be stored as {self.name}: {reason}") from error

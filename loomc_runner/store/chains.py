@@ -26,6 +26,7 @@ LONGEST_PAUSE = 64
 MOST_AT_HAND = 64_000_000
 """Characters of states kept at hand for all runs together; those of a run that is beyond are read when needed."""
 
+
 def is_small(text: str) -> bool:
     """Whether a state is stored as it is, and nothing is built on it."""
     return len(text) < SMALL

@@ -9,13 +9,13 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from loomc_runner.errors import RunNotFound, SpecError, StoreBusy, StoreError
 from loomc_runner.store import schema
-from loomc_runner.store.sql import begin, commit, roll_back
+from loomc_runner.store.sql import LONG_ROW, begin, commit, roll_back
 
 BUSY_MS = 5
 """How long SQLite itself waits for another writer before the caller is told."""
@@ -25,6 +25,16 @@ OPENING_S, READER_S = 0.25, 5.0
 
 LOOK_S = 1.0
 """How often to look whether the file is still the one that was opened; a look costs as much as a small step."""
+
+LOG_PAGES, WRITES = 1000, 32
+"""Pages after which SQLite merges the log into the file and begins it anew (`wal_autocheckpoint`); the transaction
+before which it is made that long."""
+
+PAGE = 4096
+"""Bytes of a page, as SQLite makes them."""
+
+CACHE, NO_CACHE = -2000, 10
+"""SQLite's own `cache_size`; one that lets a big transaction write to the log before it is committed."""
 
 Durability = Literal["power", "process"]
 
@@ -71,6 +81,7 @@ class SQLiteFile:
         self._opened: tuple[int, int] | None = None
         self._writable = False
         self._looked = 0.0
+        self.writes = 0
         self.lock = threading.RLock()
         _files.add(self)
 
@@ -114,6 +125,26 @@ class SQLiteFile:
                 read_with.close()
         return self._connection
 
+    def lengthen_log(self, db: sqlite3.Connection) -> None:
+        """Make the log as long as it gets; called with the lock held, and outside of a transaction.
+
+        A disk takes twice as long for a commit that makes a file longer as for one that writes over what is there
+        (the new length is one more thing to make durable), and a log would grow for its first thousand pages. So
+        that many are written at once, in a transaction that is rolled back: a program that commits much gains that
+        back within a few commits, and one that does not never comes here.
+        """
+        log = self.path.with_name(f"{self.path.name}-wal")
+        if self.durability == "process" or not log.exists() or log.stat().st_size >= LOG_PAGES * PAGE:
+            return
+        with suppress(sqlite3.Error):  # locked, or no room: it grows by itself then
+            db.execute(f"PRAGMA cache_size = {NO_CACHE}")
+            begin(db)
+            try:
+                db.execute(LONG_ROW, (LOG_PAGES * PAGE,))
+            finally:
+                roll_back(db)
+                db.execute(f"PRAGMA cache_size = {CACHE}")
+
     def look_again(self) -> None:
         """Look at the next verb whether the file is still the one that was opened."""
         self._looked = 0.0
@@ -129,6 +160,7 @@ class SQLiteFile:
             time.sleep(0.002)
 
     def _open(self) -> sqlite3.Connection:
+        self.writes = 0
         if self._opened is None and not self._writable and not self.read_only:
             return _nothing(self.path)
         if self._writable and not self.path.parent.exists():
@@ -187,12 +219,15 @@ class _Writing(_Use):
         file = self._file
         file.lock.acquire()
         try:
-            self._db = file.current(not file.read_only)
-            begin(self._db)
+            self._db = db = file.current(not file.read_only)
+            file.writes += 1
+            if file.writes == WRITES:
+                file.lengthen_log(db)
+            begin(db)
         except BaseException as error:
             self._give_back(error)
             raise
-        return self._db
+        return db
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
         try:

@@ -228,12 +228,11 @@ class MemoryStore:
 
     def _progress(self, run_id: str) -> int:
         family = self._family(run_id)
-        done = [
-            call for name in family for call in self._calls.get(name, {}).values() if call.status is CallStatus.DONE
-        ]
+        calls = (call for name in family for call in self._calls.get(name, {}).values())
+        done = sum(call.status is CallStatus.DONE for call in calls)
         answers = [question for question in self.questions(run_id) if question.answer is not None]
         steps: int = sum(self._rows[name]["steps"] for name in family)
-        return steps + len(done) + len(answers)
+        return steps + done + len(answers)
 
     def _advance(self, row: dict[str, Any], change: Transition, nano_usd: int, tokens: int) -> None:
         """What a commit changes in the row of its run. Nothing is called here, so a Ctrl-C comes before or after it."""
@@ -257,10 +256,8 @@ class MemoryStore:
         if change.status is not RUNNING:
             row["status"], row["stop_reason"] = change.status, change.stop_reason
             row["owner"] = row["control"] = None
-            if not change.keep_in_flight:
-                row["in_flight"] = None
-            if change.result is not None:
-                row["result"] = change.result
+            row["in_flight"] = row["in_flight"] if change.keep_in_flight else None
+            row["result"] = row["result"] if change.result is None else change.result
 
     def _close_in_flight(self, run: Run, resumption: Resumption) -> None:
         """Charge the step that was cut off, after those of the child runs that were cut off with it."""

@@ -72,6 +72,8 @@ SPEND = "UPDATE runs SET nano_usd = nano_usd + ?, tokens = tokens + ? WHERE id =
 OWNED = "SELECT 1 FROM runs WHERE id = ? AND epoch = ?"
 NOTE = "UPDATE runs SET notes = ? WHERE id = ?"
 
+LONG_ROW = "INSERT INTO charges (run_id, step_n, nano_usd, at, usage) VALUES ('', 0, 0, '', zeroblob(?))"
+
 CHARGE_COLUMNS = Charge._fields
 INSERT_CHARGE = (
     f"INSERT INTO charges (run_id, {', '.join(CHARGE_COLUMNS)}) VALUES ({', '.join('?' * (len(CHARGE_COLUMNS) + 1))})"

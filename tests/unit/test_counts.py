@@ -21,6 +21,7 @@ import loomc_runner
 from loomc_runner import BestScore, Budget, loop, spend, tool, track
 from loomc_runner.clock import Clock, SystemClock
 from loomc_runner.state import Codec
+from loomc_runner.store.connection import WRITES
 from loomc_runner.store.difference import difference
 from loomc_runner.store.sqlite import SQLite
 from vendor import Script
@@ -39,6 +40,7 @@ def counted(store: SQLite) -> Iterator[Counter[str]]:
     """Count the statements that a store executes, by their first word, and how often a state is written."""
     words = Counter[str]()
     connection = store.current(to_write=True)
+    store.writes = WRITES  # the log is not made longer in between, which is done once
     connection.set_trace_callback(lambda statement: words.update([statement.split(maxsplit=1)[0]]))
     encode = Codec.encode
 

@@ -42,7 +42,7 @@ def reserve(usd: float) -> Hold:
 
 def give_back(held: Hold) -> None:
     """The call cost nothing."""
-    held.settle(dataclasses.replace(held.charge, nano_usd=0))
+    held.settle(held.charge._replace(nano_usd=0))
 
 
 def assert_exact() -> float | None:
@@ -290,7 +290,7 @@ def test_what_the_calls_beside_it_hold_is_not_left(make: Maker) -> None:
     def step(draft: Draft) -> Draft:
         held = [reserve(0.2), reserve(0.3)]
         told.append(assert_exact())
-        held[0].settle(dataclasses.replace(held[0].charge, nano_usd=to_nano(0.05)))
+        held[0].settle(held[0].charge._replace(nano_usd=to_nano(0.05)))
         told.append(assert_exact())
         give_back(held[1])
         told.append(assert_exact())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -231,7 +230,7 @@ def test_what_we_ship_reads_little_however_long_the_run(shape: str, resumed: boo
         for part in (*STRATEGIES, *(DETECTORS if rising else ())):  # elsewhere they would have stopped the run
             part(running.history)
         if stalls(running.history):
-            step = replace(step, decision="escalate")
+            step = step._replace(decision="escalate")
             running.history.replace_newest(step)
         running.commit(step)
     assert running.store.reads["state"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import os
 import signal
 import sqlite3
@@ -217,7 +216,7 @@ def test_a_call_under_way_is_on_record_as_what_it_may_cost(make: Maker) -> None:
         spend(usd=0.02)
         assert money(make.store) == [(0.01, False), (0.50, True), (0.02, False)]
         assert make.store.get_run("r1").nano_usd == to_nano(0.53)
-        held.settle(dataclasses.replace(cost(0.20, 40), model="m", usage={"input_tokens": 40}))
+        held.settle(cost(0.20, 40)._replace(model="m", usage={"input_tokens": 40}))
         assert money(make.store) == [(0.01, False), (0.20, False), (0.02, False)]
         return grow(draft)
 

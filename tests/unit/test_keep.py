@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections import Counter
 from contextlib import suppress
@@ -309,7 +308,7 @@ def test_a_resume_does_not_forget_a_good_step_that_no_batch_has_seen(cut: int) -
 def test_the_step_that_was_decided_to_be_gone_back_to_stays() -> None:
     """Also where the run ends with that decision, and a resume begins with it."""
     history = rows([0.0] * 18)
-    history[15] = dataclasses.replace(history[15], decision="restore 7")
+    history[15] = history[15]._replace(decision="restore 7")
     so_far = history[:15]
     keeper = Keeper(Keep(last=1), so_far, "maximize")
     so_far.append(history[15])

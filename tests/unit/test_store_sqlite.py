@@ -16,8 +16,10 @@ import pytest
 from store_lives import Life, live
 
 from loomc_runner import RunNotFound, RunStatus, SpecError, StoreError, loop
+from loomc_runner.errors import StoreBusy
 from loomc_runner.records import Transition
 from loomc_runner.store import open_reader
+from loomc_runner.store.connection import CACHE, WRITES
 from loomc_runner.store.sqlite import SQLite
 from loomc_runner.testing import AT, PAUSED, a_resumption, a_run, a_step
 
@@ -85,6 +87,67 @@ hear()
     with closing(SQLite(tmp_path / "runs.db")) as store:
         assert store.claim("r", a_resumption()).run.steps == 50
         assert store.state("r", 49) == "[49]"
+
+
+def log_of(store: SQLite) -> Path:
+    """Give the log beside the file."""
+    return store.path.with_name(f"{store.path.name}-wal")
+
+
+@pytest.mark.parametrize(
+    ("durability", "grows_to"), [("power", range(4_000_000, 5_000_000)), ("process", range(10**6))]
+)
+def test_many_commits_find_a_log_that_need_not_grow(tmp_path: Path, durability: Any, grows_to: range) -> None:
+    """Where commits wait for the disk the log is made as long as it gets, after a few; nothing else changes."""
+    with closing(SQLite(tmp_path / "runs.db", durability=durability)) as store:
+        lease = store.create_run(a_run(), "0")
+        sizes = []
+        for n in range(WRITES + 10):
+            store.commit(lease, Transition(AT, a_step(n), f"[{n}]"))
+            sizes.append(log_of(store).stat().st_size)
+        assert sizes[WRITES - 5] < 1_000_000
+        assert sizes[-1] in grows_to
+        assert sizes[-1] == sizes[WRITES] or durability == "process"
+        with closing(sqlite3.connect(store.path)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert db.execute("SELECT count(*) FROM charges").fetchone() == (0,)
+        cache = store._connection and store._connection.execute("PRAGMA cache_size").fetchone()
+        assert (cache, store.get_run("r").steps) == ((CACHE,), WRITES + 10)
+    assert store.path.stat().st_size < 1_000_000
+
+
+def test_a_long_log_loses_no_commit_to_a_kill(tmp_path: Path) -> None:
+    """What stands in the log behind the last commit is no part of the file after a SIGKILL."""
+    script = f"""
+store = SQLite(sys.argv[1])
+lease = store.create_run(a_run(), "0")
+for n in range({WRITES + 10}):
+    store.commit(lease, Transition(AT, a_step(n), f"[{{n}}]"))
+say("written")
+hear()
+"""
+    with Life(script, tmp_path / "runs.db") as life:
+        life.hear()
+    with closing(SQLite(tmp_path / "runs.db")) as store:
+        assert log_of(store).stat().st_size > 4_000_000
+        assert store.claim("r", a_resumption()).run.steps == WRITES + 10
+        assert store.state("r", WRITES + 9) == f"[{WRITES + 9}]"
+        assert store.charges("r") == []
+
+
+def test_a_log_that_cannot_be_made_longer_grows_by_itself(tmp_path: Path) -> None:
+    """When another program writes just then, or there is no room, the commit itself is as before."""
+    with closing(SQLite(tmp_path / "runs.db")) as store:
+        lease = store.create_run(a_run(), "0")
+        store.writes = WRITES - 1
+        with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreBusy):
+                store.commit(lease, Transition(AT, a_step(0), "[0]"))
+            other.execute("ROLLBACK")
+        store.commit(lease, Transition(AT, a_step(0), "[0]"))
+        assert log_of(store).stat().st_size < 1_000_000
+        assert store.state("r", 0) == "[0]"
 
 
 def test_nothing_is_made_before_the_first_write(tmp_path: Path, store: SQLite) -> None:
