@@ -37,22 +37,23 @@ class SystemClock:
     monotonic = staticmethod(time.monotonic)
 
 
-_second: tuple[tuple[int, ...], str] = ((), "")
+_second = datetime.min.replace(tzinfo=UTC), ""
 """The second that was written last, and how."""
 
 
 def in_iso(moment: datetime) -> str:
     """What `moment.isoformat()` gives, in a third of the time where it is of the same second as the last one."""
     global _second  # noqa: PLW0603 - replaced as a whole, so that threads may do it at the same time
-    micro = moment.microsecond
-    if moment.tzinfo is not UTC or not micro:
+    if moment.tzinfo is not UTC or not moment.microsecond:
         return moment.isoformat()
-    known, text = _second
-    second = (moment.second, moment.minute, moment.hour, moment.day, moment.month, moment.year)
-    if second != known:
-        text = moment.isoformat()[:20]
+    second, text = _second
+    since = moment - second
+    if since.days or since.seconds:
+        second = moment.replace(microsecond=0)
+        since, text = moment - second, second.isoformat()[:19]
         _second = second, text
-    return f"{text}{micro:06d}+00:00"
+    fraction = str(1_000_000 + since.microseconds)  # with a one before its six digits
+    return f"{text}.{fraction[1:]}+00:00"
 
 
 def parse_duration(value: str | float | timedelta) -> float:

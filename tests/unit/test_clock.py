@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from loomc_runner.clock import SystemClock, format_duration, parse_duration
+from loomc_runner.clock import SystemClock, format_duration, in_iso, parse_duration
 from loomc_runner.errors import SpecError
 
 
@@ -90,3 +92,15 @@ def test_the_system_clock_tells_utc_and_never_goes_back() -> None:
     clock = SystemClock()
     assert clock.now().tzinfo is UTC
     assert clock.monotonic() <= clock.monotonic()
+
+
+ZONES = st.sampled_from([UTC, timezone.utc, timezone(timedelta(hours=2)), None])  # noqa: UP017 - the same by both names
+MOMENTS = st.datetimes(timezones=st.just(UTC)) | st.datetimes(timezones=ZONES)
+STEPS = st.lists(st.sampled_from([0, 1, -1, 999_999, 1_000_000, -1_000_000, 86_400_000_000]), max_size=8)
+
+
+@given(start=MOMENTS.filter(lambda moment: 2 < moment.year < 9998), steps=STEPS)
+def test_a_moment_is_written_as_python_does(start: datetime, steps: list[int]) -> None:
+    """Whatever moment was written before, in the same second or another one, the text is that of `isoformat`."""
+    moments = [start, *(start + timedelta(microseconds=step) for step in steps)]
+    assert [in_iso(moment) for moment in moments] == [moment.isoformat() for moment in moments]
