@@ -19,6 +19,9 @@ WORTH_IT = 0.9
 LEVEL = 1
 """The fastest that still finds words; a higher one takes twice the time for a tenth less."""
 
+SHORTEST_MATCH = 16
+"""Bytes that are alike in a match far back; with more of them patches of a text that changes all over get longer."""
+
 SMALLEST_WINDOW, LARGEST_WINDOW = 22, 31
 """How far back a match is looked for, as powers of two: it must reach all over the other text."""
 
@@ -48,6 +51,7 @@ def patch(old: str, new: str) -> bytes:
         names.compression_level: LEVEL,
         names.checksum_flag: 1,  # another text would give something else
         names.enable_long_distance_matching: 1,
+        names.ldm_min_match: SHORTEST_MATCH,
         names.window_log: window,
     }
     prefix = zstd.ZstdDict(base, is_raw=True).as_prefix
