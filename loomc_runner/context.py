@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -14,7 +13,7 @@ from loomc_runner.clock import Clock
 from loomc_runner.errors import CostError, NotInStep, StoreBusy, StoreError
 from loomc_runner.journal import Journal
 from loomc_runner.ledger import OpenStep
-from loomc_runner.records import Call, Charge, Control, Lease, RunStatus, Transition
+from loomc_runner.records import Charge, Control, Lease, RunStatus, Transition
 from loomc_runner.sigterm import termination_asked
 from loomc_runner.store import Store, block, finish, in_event_loop, patiently
 
@@ -228,16 +227,21 @@ class outside_of_steps:  # noqa: N801 - used as `with outside_of_steps():`
         _meters.reset(meters)
 
 
-@contextmanager
-def metered(run_id: str, call: Call, *, once: bool) -> Iterator[Meter]:
+class metered:  # noqa: N801 - used as `with metered(meter):`
     """Measure what is spent inside of a durable call."""
-    meter = Meter(run_id, call.seq, call.key, once)
-    token = _meters.set((*_meters.get(), meter))
-    try:
-        yield meter
-    finally:
-        meter.closed = True
-        _meters.reset(token)
+
+    __slots__ = ("_meter", "_token")
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def __enter__(self) -> Meter:
+        self._token = _meters.set((*_meters.get(), self._meter))
+        return self._meter
+
+    def __exit__(self, *_: object) -> None:
+        self._meter.closed = True
+        _meters.reset(self._token)
 
 
 def enclosing_calls() -> tuple[Meter, ...]:
@@ -253,35 +257,41 @@ def enclosing_call(run_id: str) -> Meter | None:
 
 def write(scope: Scope, **changes: Any) -> None:
     """Store at once what happens inside a step; a database that is locked is waited for."""
-    with _pending(scope) as charges:
-        change = Transition(scope.clock.now(), charges=charges, keep_in_flight=True, **changes)
+    change = _with_pending(scope, changes)
+    try:
         finish(patiently(block, scope.store.commit, scope.lease, change))
+    except StoreError:
+        _put_back(scope, change)
+        raise
 
 
 async def write_async(scope: Scope, **changes: Any) -> None:
     """The same for async code; once begun it is done, also when the task is cancelled meanwhile."""
     import asyncio
 
-    with _pending(scope) as charges:
-        change = Transition(scope.clock.now(), charges=charges, keep_in_flight=True, **changes)
+    change = _with_pending(scope, changes)
+    try:
         try:
             await patiently(asyncio.sleep, scope.store.commit, scope.lease, change)
         except asyncio.CancelledError:
             finish(patiently(block, scope.store.commit, scope.lease, change))
             raise
+    except StoreError:
+        _put_back(scope, change)
+        raise
 
 
-@contextmanager
-def _pending(scope: Scope) -> Iterator[tuple[Charge, ...]]:
-    """The charges that are not stored yet, to be stored with something else."""
+def _with_pending(scope: Scope, changes: dict[str, Any]) -> Transition:
+    """A change inside a step, with the charges that are not stored yet."""
     with scope.lock:
         charges, scope.pending[:] = tuple(scope.pending), ()
-    try:
-        yield charges
-    except StoreError:
-        with scope.lock:
-            scope.pending[:0] = charges
-        raise
+    return Transition(scope.clock.now(), charges=charges, keep_in_flight=True, **changes)
+
+
+def _put_back(scope: Scope, change: Transition) -> None:
+    """The charges could not be stored: the next commit takes them along."""
+    with scope.lock:
+        scope.pending[:0] = change.charges
 
 
 def step_here(what: str) -> Scope:

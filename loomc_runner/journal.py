@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from loomc_runner.records import Call, CallStatus, Question, Run
 from loomc_runner.store import Store
@@ -27,8 +26,8 @@ class Journal:
         self._calls: dict[str, Call] = {}
         self._questions: dict[str, Question] = {}
         self._children: dict[str, str] = {}
-        self._next = Counter[str]()
-        self._seen = Counter[tuple[str, str]]()
+        self._next = defaultdict[str, int](int)
+        self._seen = defaultdict[tuple[str, str], int](int)
         self._asked: set[str] = set()
         self._running: set[str] = set()
 
@@ -56,18 +55,17 @@ class Journal:
                 for occurrence in range(self._seen.pop((within, digest))):
                     self.begin_call_again(f"{digest}:{occurrence}")
 
-    @contextmanager
-    def running(self, key: str) -> Iterator[bool]:
-        """While inside, the call is under way; whether it was not so already."""
+    def begin(self, key: str) -> bool:
+        """A call is under way from here; False where it was so already."""
         with self._lock:
             free = key not in self._running
             self._running.add(key)
-        try:
-            yield free
-        finally:
-            if free:
-                with self._lock:
-                    self._running.discard(key)
+            return free
+
+    def end(self, key: str) -> None:
+        """A call is not under way any more."""
+        with self._lock:
+            self._running.discard(key)
 
     def call(self, key: str) -> Call | None:
         """The newest try of a call, if it was started before."""

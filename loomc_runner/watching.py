@@ -74,6 +74,8 @@ class Logbook(Watcher):
     def called(self, run_id: str, call: Call) -> None:
         """Say the call and how it stands."""
         level = logging.WARNING if call.status is CallStatus.FAILED else logging.DEBUG
+        if not log.isEnabledFor(level):
+            return
         words = f": {printable(call.error)}" if call.error else ""
         log.log(
             level, "run %s step %d call %s %s%s", run_id, call.step_n, printable(call.name), call.status.value, words

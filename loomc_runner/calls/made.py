@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 import json
@@ -14,6 +13,7 @@ from loomc_runner.calls.spec import ToolSpec
 from loomc_runner.clock import format_duration
 from loomc_runner.context import (
     LOOK,
+    Meter,
     Scope,
     asked_to_leave,
     enclosing_call,
@@ -55,14 +55,16 @@ class Made:
 
     async def result(self) -> Any:
         """The recorded result, else that of an execution, which is recorded."""
-        with self.record.running(self.key) as free:
-            if not free:
-                raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
+        if not self.record.begin(self.key):
+            raise SpecError(f"{self.shown} is running already; calls made at the same time need keys of their own")
+        try:
             known, value = self._look_up()
             if known:
                 return value
             with under_way(self.scope):
                 return await self._until_done()
+        finally:
+            self.record.end(self.key)
 
     async def _until_done(self) -> Any:
         """Execute the function, as often as it may be tried."""
@@ -108,7 +110,7 @@ class Made:
         answer = json.loads(answer_to(self.scope, prompt, _in_doubt(self.spec.codec), about=f"call {known.seq}"))
         if "result" not in answer:
             return False, None
-        done = dataclasses.replace(known, status=CallStatus.DONE, result=json.dumps(answer["result"]))
+        done = known._replace(status=CallStatus.DONE, result=json.dumps(answer["result"]))
         value = self._replayed(done)
         write(self.scope, call=done)
         self.record.note_call(done)
@@ -128,7 +130,7 @@ class Made:
         clock, value, text, error = self.scope.clock, None, None, None
         begun = clock.monotonic()
         run_id = self.scope.lease.run_id
-        with metered(run_id, entry, once=self.spec.once) as meter:
+        with metered(Meter(run_id, entry.seq, entry.key, self.spec.once)) as meter:
             try:
                 try:
                     with around(run_id, entry.step_n, entry.seq):
@@ -138,12 +140,12 @@ class Made:
                     settle_all(self.scope, within=meter)
             except Exception as caught:
                 if self._is_cut_off(caught):  # in the middle: what it has done is not known, but what it has cost
-                    await self._put(dataclasses.replace(entry, nano_usd=meter.nano_usd))
+                    await self._put(entry._replace(nano_usd=meter.nano_usd))
                     raise
                 error = caught
             except BaseException as torn:  # Ctrl-C, a question, a deadline: no result, but what it has cost is known
                 if meter.nano_usd and not isinstance(torn, GeneratorExit):
-                    write(self.scope, call=dataclasses.replace(entry, nano_usd=meter.nano_usd))
+                    write(self.scope, call=entry._replace(nano_usd=meter.nano_usd))
                 raise
         ended = Call(
             entry.step_n,
@@ -152,12 +154,12 @@ class Made:
             entry.key,
             CallStatus.DONE if error is None else CallStatus.FAILED,
             entry.started_at,
-            result=text,
-            error=None if error is None else in_words(error),
-            category=None if error is None else category_of(error),
-            nano_usd=meter.nano_usd,
-            duration=clock.monotonic() - begun,
-            outer=entry.outer,
+            text,
+            None if error is None else in_words(error),
+            None if error is None else category_of(error),
+            meter.nano_usd,
+            clock.monotonic() - begun,
+            entry.outer,
         )
         await self._put(ended)
         if error is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,8 +50,7 @@ class CallStatus(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One try of a durable call inside a step.
 
     Attributes:
@@ -91,7 +89,7 @@ class Call:
         if self.result is None or len(self.result) <= longest:
             return self
         digest = hashlib.sha256(self.result.encode("utf-8", "surrogatepass")).hexdigest()
-        return dataclasses.replace(self, result=None, result_hash=digest, result_size=len(self.result))
+        return self._replace(result=None, result_hash=digest, result_size=len(self.result))
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ ATTEMPTS = (
 CHARGES = f"SELECT {', '.join(CHARGE_COLUMNS)} FROM charges WHERE run_id = ? AND step_n >= ? AND step_n < ? ORDER BY id"
 
 DELETE_CALL = "DELETE FROM calls WHERE run_id = ? AND step_n = ? AND seq = ?"
-CALL_COLUMNS = tuple(item.name for item in fields(Call))
+CALL_COLUMNS = Call._fields
 CALLS = (
     f"SELECT {', '.join(CALL_COLUMNS)} FROM calls WHERE run_id = ? AND (step_n, seq) >= (?, ?) AND step_n < ? "
     "ORDER BY step_n, seq LIMIT ?"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable
 
@@ -37,14 +36,14 @@ def found(store: Store, steps: Iterable[int]) -> dict[int, str]:
 
 def a_result(call: Call, result: str) -> Transition:
     """A call that is done."""
-    return inside(call=dataclasses.replace(call, status=CallStatus.DONE, result=result))
+    return inside(call=call._replace(status=CallStatus.DONE, result=result))
 
 
 def without(call: Call) -> Call:
     """What is left of a call whose result was dropped."""
     text = call.result or ""
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return dataclasses.replace(call, result=None, result_hash=digest, result_size=len(text))
+    return call._replace(result=None, result_hash=digest, result_size=len(text))
 
 
 class DroppingContract:
@@ -122,7 +121,7 @@ class DroppingContract:
         results = ["12345", "123456", '"' + "é" * 9_000 + '"', "1234567"]
         for call, result in zip(calls, results, strict=True):
             store.commit(lease, a_result(call, result))
-        done = [dataclasses.replace(c, status=CallStatus.DONE, result=r) for c, r in zip(calls, results, strict=True)]
+        done = [c._replace(status=CallStatus.DONE, result=r) for c, r in zip(calls, results, strict=True)]
         assert store.calls("r") == done
         store.commit(lease, Transition(AT, a_step(0), "[0]", longest_result=5))
         assert store.calls("r") == [done[0], without(done[1]), without(done[2]), done[3]]

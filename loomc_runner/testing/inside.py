@@ -35,8 +35,8 @@ class InsideContract:
         """A call that is put again with its number takes the place of what was there; they come in order."""
         lease = store.create_run(a_run(in_flight=0), "0")
         first, second = a_call(0, outer=None), a_call(1, outer=0)
-        done = dataclasses.replace(first, status=CallStatus.DONE, result="[1]", nano_usd=7, duration=0.5)
-        failed = dataclasses.replace(second, status=CallStatus.FAILED, error="E: x", category="transient")
+        done = first._replace(status=CallStatus.DONE, result="[1]", nano_usd=7, duration=0.5)
+        failed = second._replace(status=CallStatus.FAILED, error="E: x", category="transient")
         later = a_call(0, step_n=3)
         for call in (second, first, later, done, failed):
             store.commit(lease, inside(call=call))

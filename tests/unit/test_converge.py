@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from inspect import isawaitable
 from typing import Any
@@ -306,4 +305,4 @@ def test_a_detector_keeps_nothing_between_questions(detector: Any) -> None:
     histories = [history_of([1, 1, 1][:n]) for n in range(1, 4)]
     answers = [detector(history) for history in histories]
     assert [detector(history) for history in reversed(histories)] == answers[::-1]
-    assert [detector([replace(step) for step in history]) for history in histories] == answers
+    assert [detector([step._replace() for step in history]) for history in histories] == answers
