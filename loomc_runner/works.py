@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -21,31 +19,37 @@ LONG_PATIENCE: Final = 600.0
 _work: ContextVar[Work | None] = ContextVar("loomc_runner_work", default=None)
 
 
-@contextmanager
-def under_way(scope: Scope) -> Iterator[None]:
+class under_way:  # noqa: N801 - used as `with under_way(scope):`
     """Let a step know of a durable call or a child run in it, for as long as that is under way.
 
     One that contains others counts through them: while they wait it does nothing.
     """
-    import asyncio
 
-    outer, call = _work.get(), scope.enclosing_call()
-    task = asyncio.current_task() if in_event_loop() else None
-    work = Work(scope.account, task, "" if call is None else call.key)
-    outer = outer if outer is not None and outer.account is scope.account else None
-    with scope.lock:
-        scope.works.add(work)
-        _count(outer, 1)
-        scope.account.work(1)
-    token = _work.set(work)
-    try:
-        yield
-    finally:
-        _work.reset(token)
+    __slots__ = ("_outer", "_scope", "_token", "_work")
+
+    def __init__(self, scope: Scope) -> None:
+        import asyncio
+
+        outer, call = _work.get(), scope.enclosing_call()
+        task = asyncio.current_task() if in_event_loop() else None
+        self._scope, self._work = scope, Work(scope.account, task, "" if call is None else call.key)
+        self._outer = outer if outer is not None and outer.account is scope.account else None
+
+    def __enter__(self) -> None:
+        scope = self._scope
+        with scope.lock:
+            scope.works.add(self._work)
+            _count(self._outer, 1)
+            scope.account.work(1)
+        self._token = _work.set(self._work)
+
+    def __exit__(self, *_: object) -> None:
+        _work.reset(self._token)
+        scope = self._scope
         with scope.lock:
             scope.account.work(-1)
-            _count(outer, -1)
-            scope.works.discard(work)
+            _count(self._outer, -1)
+            scope.works.discard(self._work)
 
 
 def _count(outer: Work | None, change: int) -> None:
