@@ -88,6 +88,8 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
             error.state = outcome.state  # could not be stored, but is paid for
         await _cut_off(cursor, scope, error)
         raise
+    finally:
+        ledger.stop_clock()
     return control
 
 

@@ -65,10 +65,17 @@ class Ledger:
         """Working time runs from here."""
         self.started = self.clock.monotonic()
 
-    def stop_clock(self) -> None:
-        """Working time stands still: the step is over. Its account does this, for one thread at a time."""
+    def add_up_time(self) -> None:
+        """What was worked so far counts; the clock runs on, and no more rests of the step stop it."""
         if self.started is not None:
-            self.worked, self.started, self.rests_since = self.elapsed, None, None
+            now = self.clock.monotonic()
+            self.worked += (now if self.rests_since is None else self.rests_since) - self.started
+            self.started, self.rests_since = now, None
+
+    def stop_clock(self) -> None:
+        """Working time stands still: the step is over, and its account settled."""
+        self.add_up_time()
+        self.started = None
 
     def doze(self) -> None:
         """The clock stands still: all that is at work in the step waits."""
@@ -307,7 +314,7 @@ class OpenStep:
             self.update()
 
     def settle(self) -> int:
-        """Close the step, stop the clock, and return what the step and its children have spent.
+        """Close the step, add up its working time, and return what the step and its children have spent.
 
         A child that outlives the step (a task nobody waited for) goes on claiming what it has reserved.
         """
@@ -315,7 +322,7 @@ class OpenStep:
             self.settled = True
             if self.dozes:
                 self._look_at_the_clock()
-            self.ledger.stop_clock()
+            self.ledger.add_up_time()
             self.reserved = 0
             if self.claimed:
                 self.update()
