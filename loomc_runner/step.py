@@ -70,7 +70,8 @@ async def perform(
                 value = await _iterate(spec, ledger, state)
         if type(value) is not type(state) or value is None:  # else it can be a state: one like it was
             value = _checked(spec, outcome, value)
-        outcome.state, outcome.text = value, codec.encode(value) if scope.step_n else codec.encode_checked(value)
+        outcome.state = value
+        outcome.text = codec.encode(value) if scope.step_n else codec.encode_checked(value)
         if outcome.done is not None:
             _keep_result(spec, outcome.done, outcome)
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
