@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Protocol
 
 from loomc_runner.errors import SpecError
@@ -31,10 +30,15 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clock: each step reads it several times, and so without a function of ours in between."""
+    """The machine's own clock."""
 
-    now = staticmethod(partial(datetime.now, UTC))
-    monotonic = staticmethod(time.monotonic)
+    def now(self) -> datetime:
+        """The date and time, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds from some fixed instant; never goes back."""
+        return time.monotonic()
 
 
 _second = datetime.min.replace(tzinfo=UTC), ""

@@ -60,12 +60,12 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
     cursor.record = None
     scope = Scope(cursor.store, cursor.lease, account, ledger.steps, spec.clock, cursor.lock, cursor.journal)
     try:
+        ledger.start_clock()
         if spec.is_async and (now := spec.clock.monotonic()) - cursor.turned > BREATH:
             cursor.turned = now
             await cursor.sleep(0)
         if scope.journal is not None:
             scope.journal.begin_try()
-        ledger.start_clock()
         outside = current_scope()
         try:
             scope_here.set(scope)
@@ -74,7 +74,8 @@ async def _take_step(cursor: Cursor[S]) -> Control | None:
             outcome = await (cursor.watch.over(work, scope) if spec.is_async else work)
             step, verdict = await conclude(cursor, scope, outcome)
         finally:
-            scope_here.set(outside)
+            if current_scope() is scope:  # else an abandoned run is closed wherever its last reference goes
+                scope_here.set(outside)
         if scope.holds:  # what a scorer or a judge has left open
             settle_all(scope)
         if step is None and scope.works:

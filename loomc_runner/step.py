@@ -66,6 +66,7 @@ async def perform(
         if (tracer := current_tracer()) is None:
             value = await _iterate(spec, ledger, state)
         else:
+            value = None
             with tracer(scope.lease.run_id, scope.step_n, None):
                 value = await _iterate(spec, ledger, state)
         if type(value) is not type(state) or value is None:  # else it can be a state: one like it was

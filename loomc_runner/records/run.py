@@ -109,7 +109,7 @@ def no_state(step_n: int) -> Any:
 
 
 class StepRecord(NamedTuple, Generic[S]):
-    """One committed step.
+    """One committed step, as a named tuple: `step._replace(...)` gives another, `step._asdict()` a dictionary.
 
     Attributes:
         step_n: Its number, from 0.
@@ -144,8 +144,9 @@ class StepRecord(NamedTuple, Generic[S]):
     read_state: Callable[[int], S] = no_state
 
     def __eq__(self, other: object) -> bool:
-        # Where its state is read from is no part of what it says.
-        return isinstance(other, StepRecord) and self[:-1] == other[:-1]
+        if not isinstance(other, StepRecord):  # a tuple of the same is none; others may know better
+            return False if isinstance(other, tuple) else NotImplemented
+        return self[:-1] == other[:-1]  # where its state is read from is no part of what it says
 
     def __ne__(self, other: object) -> bool:
         return not self == other

@@ -33,8 +33,8 @@ before which it is made that long."""
 PAGE = 4096
 """Bytes of a page, as SQLite makes them."""
 
-CACHE, NO_CACHE = -2000, 10
-"""SQLite's own `cache_size`; one that lets a big transaction write to the log before it is committed."""
+NO_CACHE = 10
+"""Pages of a cache that lets a big transaction write to the log before it is committed."""
 
 Durability = Literal["power", "process"]
 
@@ -134,16 +134,11 @@ class SQLiteFile:
         back within a few commits, and one that does not never comes here.
         """
         log = self.path.with_name(f"{self.path.name}-wal")
-        if self.durability == "process" or not log.exists() or log.stat().st_size >= LOG_PAGES * PAGE:
+        if self.durability == "process":
             return
-        with suppress(sqlite3.Error):  # locked, or no room: it grows by itself then
-            db.execute(f"PRAGMA cache_size = {NO_CACHE}")
-            begin(db)
-            try:
-                db.execute(LONG_ROW, (LOG_PAGES * PAGE,))
-            finally:
-                roll_back(db)
-                db.execute(f"PRAGMA cache_size = {CACHE}")
+        with suppress(sqlite3.Error, OSError):  # there is none, it is locked, or there is no room: it grows by itself
+            if log.stat().st_size < LOG_PAGES * PAGE:
+                _write_through(db, LOG_PAGES * PAGE)
 
     def look_again(self) -> None:
         """Look at the next verb whether the file is still the one that was opened."""
@@ -197,14 +192,10 @@ class _Use:
         try:
             return self._file.current(to_write=False)
         except BaseException as error:
-            self._give_back(error)
+            _Use.__exit__(self, type(error), error, None)
             raise
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        self._give_back(error)
-
-    def _give_back(self, error: BaseException | None) -> None:
-        """Let another thread have the connection, and raise an error of it in words."""
         self._file.lock.release()
         if isinstance(error, sqlite3.Error | OSError):
             raise in_words(self._file.path, error) from error
@@ -225,7 +216,7 @@ class _Writing(_Use):
                 file.lengthen_log(db)
             begin(db)
         except BaseException as error:
-            self._give_back(error)
+            _Use.__exit__(self, type(error), error, None)
             raise
         return db
 
@@ -233,9 +224,23 @@ class _Writing(_Use):
         try:
             (commit if kind is None else roll_back)(self._db)
         except BaseException as second:
-            self._give_back(second)
+            _Use.__exit__(self, type(second), second, None)
             raise
-        self._give_back(error)
+        _Use.__exit__(self, kind, error, None)
+
+
+def _write_through(db: sqlite3.Connection, size: int) -> None:
+    """Write so many bytes to the log, as part of nothing."""
+    (usual,) = db.execute("PRAGMA cache_size").fetchone()
+    try:
+        db.execute(f"PRAGMA cache_size = {NO_CACHE}")
+        begin(db)
+        db.execute(LONG_ROW, (size,))
+    finally:
+        try:
+            roll_back(db)
+        finally:
+            db.execute(f"PRAGMA cache_size = {usual}")
 
 
 def reader_mode(path: Path) -> str:

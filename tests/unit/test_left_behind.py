@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import multiprocessing
 import signal
 import threading
@@ -708,3 +709,35 @@ def test_a_call_with_a_key_is_not_made_by_what_a_failed_try_has_left_behind(stor
 
     assert go(async_loop(store, step).run(Draft(), run_id="r1")).status == "completed"
     assert (counted.counts["outer"], counted.counts["paid"]) == (2, 0)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_abandoned_run_that_is_collected_in_a_step_of_another_leaves_that_alone() -> None:
+    """An async run whose event loop is gone is closed where its last reference goes; the step there stays the step."""
+
+    @loop(budget=Budget(iterations=3), checkpoint="memory")
+    async def waits(n: int) -> int:
+        await asyncio.get_running_loop().create_future()
+        return n
+
+    abandoned: list[Any] = []
+
+    async def begin() -> None:
+        abandoned.append(asyncio.ensure_future(waits.run(0)))
+        abandoned[0]._log_destroy_pending = False
+        await asyncio.sleep(0.05)
+
+    events = asyncio.new_event_loop()
+    events.run_until_complete(begin())
+    events.close()
+    del events
+
+    @loop(budget=Budget(iterations=2), checkpoint="memory")
+    def other(n: int) -> int:
+        abandoned.clear()
+        gc.collect()
+        spend(usd=0.01)
+        return n + 1
+
+    result = other.run(0)
+    assert (result.steps, result.cost_usd) == (2, 0.02)

@@ -246,3 +246,31 @@ def test_the_timer_of_a_test_run_survives(memory: MemoryStore) -> None:
         signal.signal(signal.SIGALRM, before)
     assert 0 < left <= 0.1
     assert rung == [signal.SIGALRM]
+
+
+def test_what_other_tasks_take_between_two_steps_is_working_time() -> None:
+    """An async loop gives the event loop a turn now and then; the time that passes there counts, as in a step."""
+
+    @loop(budget=Budget(iterations=1000, wall_clock="300ms"), checkpoint="memory")
+    async def count(draft: Draft) -> Draft:
+        end = time.monotonic() + 0.006  # longer than an async loop goes on without a turn
+        while time.monotonic() < end:
+            pass
+        return Draft(n=draft.n + 1)
+
+    async def beside() -> RunStatus:
+        async def hold() -> None:
+            while True:
+                end = time.monotonic() + 0.02
+                while time.monotonic() < end:
+                    pass
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(hold())
+        try:
+            return (await count.run(Draft())).status
+        finally:
+            task.cancel()
+
+    with quick():
+        assert asyncio.run(beside()) is RunStatus.BUDGET_EXHAUSTED
