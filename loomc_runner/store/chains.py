@@ -17,7 +17,7 @@ SPREAD = 8
 MOST_HOPS, MOST_PATCHES = 96, 6
 """Steps that a state may be built on, and patches among them: each of those takes a pass over the whole text."""
 
-CHEAP, WORTH_IT = 0.1, 0.7
+CHEAP, WORTH_IT = 0.25, 0.7
 """A patch of so much of the text is stored at once; a bigger one when it is so much smaller than all, compressed."""
 
 LONGEST_PAUSE = 64
