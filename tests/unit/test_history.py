@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from pydantic import BaseModel
@@ -236,3 +237,19 @@ def test_what_we_ship_reads_little_however_long_the_run(shape: str, resumed: boo
     assert running.store.reads["state"] == 0
     assert running.store.reads["steps"] <= 50
     assert running.store.rows <= 5000
+
+
+def test_the_record_of_a_step_is_a_value() -> None:
+    """Equal to another that says the same, wherever their states are read from; not to a mere tuple, and frozen."""
+    step, other = a_step(3), a_step(3)._replace(read_state=lambda n: n)
+    assert (step == other, step != other) == (True, False)
+    assert hash(step) == hash(other)
+    assert step == ANY
+    assert step != tuple(step)
+    assert step != a_step(4)
+    assert "read_state" not in repr(step)
+    assert repr(step).startswith("StepRecord(step_n=3, parent_n=")
+    with pytest.raises(AttributeError):
+        step.step_n = 5
+    with pytest.raises(AttributeError):
+        step.note = "x"

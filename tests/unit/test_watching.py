@@ -6,13 +6,15 @@ import asyncio
 import logging
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from driving import Draft, Maker, go, grow, scripted, size, until
 
 from loomc_runner import BestScore, Budget, Done, Retry, RunStatus, SpecError, StepRecord, ask, call, spend, tool
+from loomc_runner.errors import StepError
 from loomc_runner.store.memory import MemoryStore
-from loomc_runner.watching import Watcher, watched_by
+from loomc_runner.watching import Watcher, traced_by, watched_by
 
 
 class Notebook(Watcher):
@@ -373,3 +375,15 @@ def test_cancelling_a_run_while_on_step_waits_pauses_it(memory):
     with pytest.raises(asyncio.CancelledError):
         go(refine.run(Draft(), run_id="r"))
     assert (memory.get_run("r").status, memory.get_run("r").steps) == (RunStatus.PAUSED, 1)
+
+
+def test_what_is_put_around_a_step_and_swallows_its_error_makes_no_state_of_it(memory):
+    """The step has returned nothing then, and says so."""
+
+    def failing(_draft):
+        raise ValueError("no")
+
+    refine = Maker(memory, is_async=False)(failing)
+    with traced_by(lambda *_: suppress(ValueError)), pytest.raises(StepError, match="returned None"):
+        refine.run(Draft(), run_id="r")
+    assert memory.get_run("r").steps == 0
