@@ -13,8 +13,8 @@ elif sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-WORTH_IT = 0.7
-"""A text that does not get shorter than that stays as it is: to write it takes no longer than to compress it."""
+WORTH_IT, NOISE = 0.9, 0.7
+"""A text that does not get shorter than that stays as it is; a long one sooner, since to write it takes no longer."""
 
 SAMPLES, SAMPLE = 8, 8192
 """How many parts of a long text are tried first, and the bytes of each: what does not get shorter is noise all over."""
@@ -35,7 +35,7 @@ def packed(text: str) -> str | bytes:
     if len(data) > 2 * SAMPLES * SAMPLE:
         stride = len(data) // SAMPLES
         sample = b"".join(data[start : start + SAMPLE] for start in range(0, SAMPLES * stride, stride))
-        if len(zstd.compress(sample, LEVEL)) > WORTH_IT * len(sample):
+        if len(zstd.compress(sample, LEVEL)) > NOISE * len(sample):
             return text
     names = zstd.CompressionParameter
     short = zstd.compress(data, options={names.compression_level: LEVEL, names.checksum_flag: 1})
