@@ -181,14 +181,14 @@ async def _price_and_score(spec: LoopSpec[S], scope: Scope, outcome: Outcome[S],
             usd = await ask(spec, spec.cost_fn, outcome.state)
             scope.charge_later(Charge(scope.step_n, _cost(spec.cost_fn, usd), 0, "cost_fn", spec.clock.now()))
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - as below
-        _keep_flaw(outcome, error, scope.account.ledger)
+        _keep_error(outcome, error, scope.account.ledger)
         _charge_expected(spec, scope)
     try:
         if spec.scorer is not None:
             scope.purpose = "scorer"
             await _keep_score(spec, outcome, spec.scorer, history)
     except (Exception, deadline.DeadlineReached) as error:  # noqa: BLE001 - recorded, and raised again by the driver
-        _keep_flaw(outcome, error, scope.account.ledger)
+        _keep_error(outcome, error, scope.account.ledger)
     if not scope.account.priced and scope.account.ledger.strict and scope.account.ledger.dollar_capped:
         message = "nobody recorded what this step cost, and its budget is strict; call spend(usd=...) or add cost_fn="
         outcome.flaw = outcome.flaw or CostError(message)
@@ -211,21 +211,13 @@ async def _keep_score(spec: LoopSpec[S], outcome: Outcome[S], scorer: Callable[.
 
 
 def _keep_error(outcome: Outcome[Any], error: Exception | deadline.DeadlineReached, ledger: Ledger) -> None:
-    """Note what the step has raised instead of giving a state."""
+    """Note what went wrong: instead of a state, or after it was given, which stays then, whatever it was."""
     if isinstance(error, deadline.DeadlineReached):
         outcome.exhausted = _overdue(ledger)
     elif limit := limit_in(error, ledger):
         outcome.exhausted = limit
-    else:
+    elif outcome.text is None:
         outcome.error = error
-
-
-def _keep_flaw(outcome: Outcome[Any], error: Exception | deadline.DeadlineReached, ledger: Ledger) -> None:
-    """Note what went wrong after the step had returned: its state stays, whatever it was."""
-    if isinstance(error, deadline.DeadlineReached):
-        outcome.exhausted = _overdue(ledger)
-    elif limit := limit_in(error, ledger):
-        outcome.exhausted = limit
     else:
         outcome.flaw = outcome.flaw or error
 

@@ -149,7 +149,7 @@ class MemoryStore:
             question = self._questions[run_id, step_n, seq]
             if question.answer is None:
                 self._questions[run_id, step_n, seq] = dataclasses.replace(question, withdrawn=True)
-        if change.status is not RUNNING and change.status is RunStatus.CANCELLED:
+        if change.status is RunStatus.CANCELLED:
             self._withdraw_all(run_id)
         for child_id in change.superseded:
             self._supersede(child_id, change.at)

@@ -153,7 +153,7 @@ class SQLite(SQLiteReader):
         self._write_inside(db, run_id, change)
         if step is not None and change.longest_result is not None:
             self._drop_results(db, run_id, step.step_n, step.step_n + 1, change.longest_result)
-        if change.status is not RUNNING and change.status is RunStatus.CANCELLED:
+        if change.status is RunStatus.CANCELLED:
             db.execute(sql.WITHDRAW_ALL, (run_id,))
         return control
 
